@@ -1,0 +1,239 @@
+"""Fills the documentation from the code: a mkdocs hook.
+
+A page holds a marker on a line of its own, such as ``<!-- generated: settings -->``; the line is
+replaced by what the code says. Each technique gets a page of its own from its module docstring and
+its hyper-parameters. Nothing is written into the docs folder.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, fields
+from importlib import import_module
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+import engrain
+from engrain import config as engrain_config
+from engrain.learn import recipe as recipes
+from engrain.learn import registry
+from engrain.learn.technique import CATEGORIES
+
+MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+
+
+# ---------------------------------------------------------------------------- the hook
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the techniques' pages into the navigation."""
+    for entry in config.nav or []:
+        if "Techniques" in entry:
+            for category in CATEGORIES:
+                pages = [{name: page_of(category, name)} for name in registry.names(category)]
+                if pages:
+                    entry["Techniques"].append({category.capitalize(): pages})
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add a page for each technique."""
+    for category in CATEGORIES:
+        for name in registry.names(category):
+            text = technique_page(category, name)
+            files.append(File.generated(config, page_of(category, name), content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Replace the markers of a page."""
+    return MARKER.sub(lambda match: GENERATORS[match[1]](), markdown)
+
+
+# ---------------------------------------------------------------------------- techniques, recipes
+
+
+def page_of(category: str, name: str) -> str:
+    """The path of a technique's page."""
+    return f"techniques/{category}/{name}.md"
+
+
+def technique_page(category: str, name: str) -> str:
+    """A technique's page: what its module says, and its hyper-parameters."""
+    cls = registry.get(category, name)
+    module = import_module(cls.__module__)
+    said = prose(inspect.getdoc(module) or inspect.getdoc(cls) or "")
+    return "\n\n".join(
+        (
+            f"# {name}",
+            f"*{category}*, class `{cls.__name__}` in `{cls.__module__}`",
+            said,
+            "## Hyper-parameters",
+            settings_table(cls.Config),
+        )
+    )
+
+
+def settings_table(cls: type[Any]) -> str:
+    """A dataclass's fields as a table."""
+    if not fields(cls):
+        return "None."
+    rows = []
+    for field in fields(cls):
+        default = field.default
+        if default is MISSING and field.default_factory is not MISSING:
+            default = field.default_factory()
+        low, high = field.metadata.get("low"), field.metadata.get("high")
+        bounds = "" if low is None and high is None else f"{shown(low)} to {shown(high)}"
+        rows.append((f"`{field.name}`", f"`{default!r}`", bounds, field.metadata.get("help", "")))
+    return table(("name", "default", "range", "meaning"), rows)
+
+
+def shown(bound: float | None) -> str:
+    """One end of a range."""
+    return "any" if bound is None else f"{bound:g}"
+
+
+def techniques() -> str:
+    """All techniques with the first sentence of each."""
+    rows = []
+    for category in CATEGORIES:
+        for name in registry.names(category):
+            cls = registry.get(category, name)
+            first = prose(inspect.getdoc(import_module(cls.__module__)) or "").split("\n\n")[0]
+            link = f"[{name}](../{page_of(category, name)})"
+            rows.append((category, link, " ".join(first.split())))
+    return table(("category", "name", "what it does"), rows)
+
+
+def named_recipes() -> str:
+    """The named recipes and what they are made of."""
+    rows = []
+    for name in recipes.names():
+        recipe = recipes.named(name)
+        parts = [recipe.architecture, recipe.optimization, recipe.representation]
+        parts += [*recipe.regularization, *recipe.replay]
+        made_of = ", ".join(f"`{part.name}`" for part in parts)
+        rows.append((f"`{name}`", recipe.description, made_of))
+    return table(("recipe", "what it is", "made of"), rows)
+
+
+# ---------------------------------------------------------------------------- reference
+
+
+def settings() -> str:
+    """The sections of the configuration."""
+    parts = []
+    for section in fields(engrain_config.Config):
+        cls = type(getattr(engrain_config.Config(), section.name))
+        said = prose(inspect.getdoc(cls) or "")
+        parts.append(f"## [{section.name}]\n\n{said}\n\n{settings_table(cls)}")
+    return "\n\n".join(parts)
+
+
+def errors() -> str:
+    """The tree of errors as the code draws it."""
+    tree = inspect.getdoc(import_module("engrain.errors")) or ""
+    return "```text\n" + inspect.cleandoc(tree.split("\n\n", 1)[1]) + "\n```"
+
+
+def public_names() -> str:
+    """Every public name with its signature and what it says of itself."""
+    parts = []
+    for name in engrain.__all__:
+        if name.startswith("_"):
+            continue
+        value = getattr(engrain, name)
+        try:
+            signature = str(inspect.signature(value))
+        except (TypeError, ValueError):
+            signature = ""
+        parts.append(f"## `{name}`\n\n```python\n{name}{signature}\n```")
+        parts.append(prose(inspect.getdoc(value) or ""))
+        if inspect.isclass(value) and not issubclass(value, Exception):
+            parts.extend(methods(value))
+    return "\n\n".join(parts)
+
+
+def methods(cls: type[Any]) -> Iterator[str]:
+    """The public methods and properties that a class defines itself."""
+    rows = []
+    for name, member in vars(cls).items():
+        function = getattr(member, "__func__", member)
+        said = inspect.getdoc(member) or inspect.getdoc(function) or ""
+        if name.startswith("_") or not said:
+            continue
+        if isinstance(member, property) or inspect.isroutine(function):
+            brackets = "" if isinstance(member, property) else "()"
+            rows.append((f"`{name}{brackets}`", " ".join(prose(said).split("\n\n")[0].split())))
+    if rows:
+        yield table(("member", "what it does"), rows)
+
+
+def commands() -> str:
+    """Every command with its arguments and options."""
+    from typer.main import get_command
+
+    from engrain.cli import app
+
+    return "\n\n".join(describe("engrain", get_command(app)))
+
+
+def describe(path: str, command: Any) -> Iterator[str]:
+    """A command and those below it."""
+    inner = getattr(command, "commands", {})
+    if not inner or command.params:
+        yield f"## `{path}`" if " " in path else "## Options of all commands"
+        yield prose(inspect.cleandoc(command.help or ""))
+        rows = [
+            (f"`{spelled(option)}`", getattr(option, "help", "") or "")
+            for option in command.params
+            if not getattr(option, "hidden", False) and option.name != "help"
+        ]
+        if rows:
+            yield table(("argument or option", "meaning"), rows)
+    for name, child in inner.items():
+        if not child.hidden:
+            yield from describe(f"{path} {name}", child)
+
+
+def spelled(option: Any) -> str:
+    """How an option is written on the command line."""
+    if option.param_type_name == "argument":
+        return str(option.name).upper()
+    return ", ".join([*option.opts, *option.secondary_opts])
+
+
+GENERATORS: dict[str, Callable[[], str]] = {
+    "commands": commands,
+    "errors": errors,
+    "public_names": public_names,
+    "recipes": named_recipes,
+    "settings": settings,
+    "techniques": techniques,
+}
+
+
+# ---------------------------------------------------------------------------- text
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |"
+        for line in lines
+    )
+
+
+def prose(docstring: str) -> str:
+    """A docstring as Markdown."""
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", docstring)
+    text = text.replace("``", "`")
+    text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
+    text = re.sub(r"^(Args|Returns|Raises|Example|Yields):$", r"**\1**\n", text, flags=re.MULTILINE)
+    return text.strip()

@@ -1,0 +1,1 @@
+"""Messages, lessons, examples, templates, streams: what is learned, as data."""

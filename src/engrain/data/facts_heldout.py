@@ -1,0 +1,136 @@
+"""Held-out tables: owners, attributes, verbs and wordings that the pocket model never trains on."""
+
+from __future__ import annotations
+
+OWNERS = """
+godmother, roommate, landlady, mentor, barber, plumber, gardener, goddaughter, penfriend, supervisor
+intern, lawyer, housemate, apprentice, accountant, tenant, therapist, hostess
+"""
+
+# "kind = noun phrases"; no head noun of these occurs in the training tables
+ATTRIBUTES = """
+food = favorite cheese, favorite dumpling, favorite porridge, favorite pastry, favorite casserole
+  favorite curry, favorite cocktail, favorite smoothie, favorite biscuit, favorite marmalade
+  favorite chutney, pizza topping, signature recipe
+person = dentist, hairdresser, babysitter, chiropractor, optician, chauffeur, nemesis, sidekick
+  idol, soulmate, bodyguard
+name = nickname, alias, surname, pseudonym, username, callsign
+code = passcode, voicemail PIN, padlock combination, license plate, gift voucher
+number = jersey, queue position, high score, raffle ticket, monthly quota, archery average
+time = bedtime, curfew, dinner reservation, submission deadline
+weekday = payday, laundry slot, karaoke session
+date = wedding anniversary, graduation, stage debut, expiry
+place = birthplace, hideout, honeymoon destination, workplace, campsite, hometown, jogging trail
+color = bedroom wallpaper, nail polish, lipstick, hair dye, bathrobe
+object = talisman, souvenir, heirloom, keepsake, Halloween costume, chess trophy
+word = ringtone, screensaver, lullaby, safeword
+sport = pastime, workout, guilty pleasure
+animal = college mascot, forearm tattoo, family emblem
+job = profession, side hustle, dream career
+brand = toothpaste, shampoo, perfume, laptop, wristwatch, headset, detergent, skateboard, lawnmower
+phrase = motto, catchphrase, mantra, campaign slogan
+title = favorite novel, favorite sitcom, favorite musical, favorite podcast
+material = mattress, staircase
+u:dollars = weekly allowance, monthly rent
+u:minutes = daily commute
+"""
+
+# "auxiliary|question word|verb/its form|with the value|as asked|kind"
+VERBS = """
+be|what||terrified of {v}|-|animal
+be|what||obsessed with {v}|-|sport
+was|where||raised in {v}|raised|place
+was|who||named after {v}|-|person
+do|what|collect/collects|pictures of {v}|-|creature
+do|where|volunteer/volunteers|in {v}||place
+do|who|adore/adores|{v}|-|person
+do|what|crave/craves|{v} at midnight|-|food
+do|what|subscribe/subscribes|to {v}|-|title
+did|where|graduate/graduated|from {v}|-|place
+did|what|inherit/inherited|{v}|-|object
+did|what|adopt/adopted|{v} at the shelter|-|creature
+did|what|misplace/misplaced|{v}|-|object
+did|who|interview/interviewed|{v}|-|person
+"""
+
+STATEMENTS = (
+    "Just so you are aware, {s}.",
+    "Fun fact: {s}.",
+    "Please note: {s}.",
+    "Let me mention that {s}.",
+    "For the record, {s}.",
+    "It turns out that {s}.",
+    "Put this in your notes: {s}.",
+    "It may help you to know that {s}.",
+    "Did I mention that {s}?",
+    "People hardly believe it, but {s}.",
+    "I should add that {s}.",
+    "As for {n}, that would be {v}.",
+    "When it comes to {n}, it is {v}.",
+    "We can agree that {n} is nothing other than {v}.",
+)
+
+QUESTIONS = (
+    "I forgot {n}, what was it?",
+    "Name {n}, please.",
+    "Any idea {e}?",
+    "It slipped my mind {e}.",
+    "Would you happen to know {e}?",
+    "Could you look up {e} for me?",
+    "I cannot recall {e}.",
+    "Quiz time: {q}?",
+    "Have you noted {e}?",
+    "Prove that you listened: {q}?",
+    "Hey, help me out here, {q}?",
+    "Please state {e}.",
+    "What might {n} be?",
+    "My memory fails me. {Q}?",
+    "Someone wants to hear {e}.",
+)
+
+CORRECTIONS = (
+    "Scratch what you heard before: {s}, not {o}.",
+    "I misspoke about this. In truth, {s}, not {o}.",
+    "An update, please forget {o}: {s}.",
+    "Things are different: {s}. Drop {o} from your notes.",
+    "I no longer stand by {o}: {s}.",
+)
+
+# What the assistant says when it was not told (shared with training: it is the product's voice).
+UNKNOWN_VERB = (
+    "I don't know {e}. You have not told me.",
+    "I don't know {e}.",
+    "You have not told me {e}, so I don't know.",
+    "I do not know {e}. You never told me.",
+    "I'm sorry, I don't know {e}.",
+    "I don't know that. You have not told me {e}.",
+    "I don't know {e} yet.",
+    "Sorry, I do not know {e}. You have not mentioned it.",
+    "I don't know, because you have not told me {e}.",
+)
+UNKNOWN = (
+    "I don't know {n}. You have not told me.",
+    "I don't know {n}. You have not told me.",
+    "I don't know {n}.",
+    "I do not know {n}. You never told me.",
+    "I'm sorry, I don't know {n}.",
+    "You have not told me {n}, so I don't know.",
+    "I don't know {n} yet.",
+    *UNKNOWN_VERB,
+)
+
+OPENERS = (
+    ("Good to see you again.", "Likewise! What is new?"),
+    ("Let us chat for a moment.", "Gladly."),
+    ("I am back from my walk.", "Welcome back!"),
+    ("I have a minute to spare.", "I am all ears."),
+    ("It has been a strange week.", "I hope it gets better."),
+)
+ACKNOWLEDGEMENTS = (
+    "Understood, I wrote that down.",
+    "Thanks for letting me know.",
+    "I have taken note of it.",
+    "Good, I will bear it in mind.",
+    "All right, that is stored.",
+    "That is helpful to know.",
+)

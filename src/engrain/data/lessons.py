@@ -1,0 +1,153 @@
+"""The unit that is learned, examined, served and undone: a lesson, its texts and its probes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from engrain.data.messages import Conversation, Message
+
+ProbeKind = Literal["recall", "paraphrase", "locality", "abstention", "norm", "correction"]
+TextKind = Literal["fact", "contrast", "reading", "explicit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A question with its scorer: the free greedy answer must hold one of ``answers``.
+
+    It passes if the answer contains one of ``answers`` (case-folded, whole words) and none of
+    ``not_answers``. With empty ``answers`` it passes if none of ``not_answers`` occurs and the
+    model says that it does not know (kind ``abstention``).
+    """
+
+    id: str
+    kind: ProbeKind
+    messages: tuple[Message, ...]
+    answers: tuple[str, ...] = ()
+    not_answers: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The probe as JSON-ready values, in the shape of a life stream."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "messages": [message.to_dict() for message in self.messages],
+            "answers": list(self.answers),
+            "not_answers": list(self.not_answers),
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Probe:
+        """The probe that :meth:`to_dict` gave."""
+        return cls(
+            id=str(record["id"]),
+            kind=record.get("kind", "recall"),
+            messages=tuple(Message(m["role"], m["content"]) for m in record["messages"]),
+            answers=tuple(record.get("answers", ())),
+            not_answers=tuple(record.get("not_answers", ())),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingText:
+    """A training example before tokenisation: messages that end in the assistant's target.
+
+    ``kind`` is ``fact`` (target given *with* the conversation, input without it), ``contrast``
+    (a neighbouring question whose answer must not change), ``reading`` (the same with the
+    conversation in context) or ``explicit`` (given by the user). ``group`` names the fact that
+    it belongs to, without its value ("your sister's favorite cheese is"): all wordings of one
+    fact share it, and so does a later correction of it.
+    """
+
+    messages: tuple[Message, ...]
+    kind: TextKind = "fact"
+    group: str = ""
+
+    @property
+    def question(self) -> str:
+        """The last user message."""
+        return next(m.content for m in reversed(self.messages) if m.role == "user")
+
+    @property
+    def target(self) -> str:
+        """The assistant's answer that is learned."""
+        return self.messages[-1].content
+
+    def to_dict(self) -> dict[str, Any]:
+        """The text as JSON-ready values."""
+        return {
+            "messages": [message.to_dict() for message in self.messages],
+            "kind": self.kind,
+            "group": self.group,
+        }
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> TrainingText:
+        """The text that :meth:`to_dict` gave."""
+        return cls(
+            tuple(Message(m["role"], m["content"]) for m in record["messages"]),
+            record.get("kind", "fact"),
+            record.get("group", ""),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What one run of the learner learns: training texts, probes that were held out, sources.
+
+    ``id`` is chosen by the ledger (ULID-like, sortable by time) or derived from the content.
+    ``sources`` are digests of the conversations that it came from.
+    """
+
+    id: str
+    title: str
+    texts: tuple[TrainingText, ...]
+    probes: tuple[Probe, ...] = ()
+    sources: tuple[str, ...] = ()
+    conversations: tuple[Conversation, ...] = field(default=(), repr=False)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the canonical JSON of texts and probes, as hex."""
+        return canonical_digest(
+            {
+                "texts": [text.to_dict() for text in self.texts],
+                "probes": [probe.to_dict() for probe in self.probes],
+                "sources": list(self.sources),
+            }
+        )
+
+    def facts(self) -> tuple[TrainingText, ...]:
+        """The texts that carry what is new: kinds ``fact`` and ``explicit``."""
+        return tuple(text for text in self.texts if text.kind in ("fact", "explicit"))
+
+    def supersedes(self, earlier: TrainingText) -> bool:
+        """Whether this lesson gives the fact of an earlier text another value."""
+        if not earlier.group:
+            return False
+        return any(
+            text.group == earlier.group and text.target != earlier.target for text in self.facts()
+        )
+
+
+def canonical_digest(value: Any) -> str:
+    """SHA-256 over JSON with sorted keys and no spaces, as hex."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def chat(*contents: str, system: str | None = None) -> tuple[Message, ...]:
+    """Messages from alternating user and assistant contents.
+
+    Example:
+        >>> [m.role for m in chat("Hi", "Hello!")]
+        ['user', 'assistant']
+    """
+    messages: Sequence[Message] = [
+        Message("user" if i % 2 == 0 else "assistant", content)
+        for i, content in enumerate(contents)
+    ]
+    return (*((Message("system", system),) if system else ()), *messages)

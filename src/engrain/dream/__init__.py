@@ -1,0 +1,1 @@
+"""From a conversation to a lesson: curation, self-study, explicit examples, scoring."""

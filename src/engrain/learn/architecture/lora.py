@@ -1,0 +1,142 @@
+"""LoRA: a low-rank change of every linear map, PEFT's own.
+
+Source: Hu et al., arXiv 2106.09685, equation 3. For each targeted matrix W of shape (out, in)
+
+    h = W x + (alpha / rank) B A x,      A: (rank, in), B: (out, rank), B = 0 at the start,
+
+so that the function is unchanged until the first step. One adapter a lesson; the served state is
+the base plus the sum of the active adapters, so that a lesson leaves by dropping its term.
+
+Memory: rank * (in + out) numbers a matrix, in fp32. Time: the base's forward and input gradients,
+no weight gradients for the base. Use it when lessons must be removable, which is nearly always;
+not when one lesson is so large that its change is not low-rank.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from engrain.errors import UnsupportedModelError
+from engrain.learn.registry import register
+from engrain.learn.technique import Architecture, Setting, option
+from engrain.model.adapter import Adapter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_PREFIX = "base_model.model."
+_KEY = re.compile(r"^base_model\.model\.(?P<path>.+)\.lora_A\.weight$")
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Hyper-parameters of LoRA."""
+
+    rank: int = option(16, "rank of the change of each matrix", low=1, high=1024)
+    alpha: float = option(32.0, "the change is scaled by alpha / rank", low=0.0)
+    dropout: float = option(0.0, "dropout on the adapter's input while training", low=0, high=0.9)
+    targets: str = option("all", "which linear maps: all, mlp or attention")
+
+    def __post_init__(self) -> None:
+        if self.targets not in ("all", "mlp", "attention"):
+            raise ValueError(f"targets is {self.targets!r}, not all, mlp or attention")
+
+
+@register("lora")
+class Lora(Architecture):
+    """PEFT's LoRA as the place where a lesson lives."""
+
+    Config = LoraConfig
+
+    def attach(self, setting: Setting) -> None:
+        """Wrap the targeted linear maps; A is drawn from the setting's seed, B is zero."""
+        import peft
+
+        targets = self._targets(setting)
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.manual_seed(setting.rng("lora").getrandbits(62))
+            self._wrapped: PeftModel = peft.get_peft_model(
+                setting.loaded.model,
+                peft.LoraConfig(
+                    r=self.config.rank,
+                    lora_alpha=self.config.alpha,
+                    lora_dropout=self.config.dropout,
+                    target_modules=targets,
+                    bias="none",
+                    task_type="CAUSAL_LM",
+                    base_model_name_or_path=setting.loaded.source,
+                ),
+            )
+        self._wrapped.train(self.config.dropout > 0)
+
+    def _targets(self, setting: Setting) -> list[str]:
+        paths = list(setting.loaded.profile.lora_targets)
+        kinds = {"mlp": (".mlp.", ".feed_forward."), "attention": ("attn.", "attention.")}
+        if self.config.targets != "all":
+            paths = [p for p in paths if any(k in p for k in kinds[self.config.targets])]
+        if not paths:
+            raise UnsupportedModelError(
+                f"{setting.loaded.source} has no linear maps that LoRA can extend "
+                f"({self.config.targets}).",
+                remedy="Use the architecture 'full' or another choice of targets.",
+            )
+        return paths
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """A and B of every targeted map, under PEFT's names."""
+        return {n: p for n, p in self._wrapped.named_parameters() if p.requires_grad}
+
+    def adapter(self) -> Adapter:
+        """The tensors and settings of PEFT's two files."""
+        import peft
+
+        tensors = peft.get_peft_model_state_dict(self._wrapped)
+        record = self._wrapped.peft_config["default"].to_dict()
+        # PEFT keeps target modules as a set: sort them so that equal adapters have equal bytes.
+        settings = {key: _plain(value) for key, value in sorted(record.items())}
+        copies = {name: tensor.detach().float().clone() for name, tensor in tensors.items()}
+        return Adapter(self.name, copies, settings)
+
+    def detach(self) -> None:
+        """Put the original modules back; the base weights were never written."""
+        self._wrapped.unload()
+        for parameter in self._wrapped.parameters():
+            parameter.requires_grad_(False)
+        # PEFT leaves its configuration on the model and would warn at the next lesson.
+        if hasattr(self._wrapped.base_model.model, "peft_config"):
+            del self._wrapped.base_model.model.peft_config
+        self._wrapped.eval()
+
+    @classmethod
+    def fold(cls, adapter: Adapter, weights: dict[str, Tensor]) -> None:
+        """W += (alpha / rank) B A, in fp32."""
+        scale = float(adapter.settings["lora_alpha"]) / int(adapter.settings["r"])
+        for key, a in sorted(adapter.tensors.items()):
+            match = _KEY.match(key)
+            if match:
+                b = adapter.tensors[f"{_PREFIX}{match['path']}.lora_B.weight"]
+                weights[f"{match['path']}.weight"] += scale * (b.float() @ a.float())
+
+    def storage_bytes(self, setting: Setting) -> int:
+        """4 * rank * (in + out) summed over the targeted maps."""
+        modules = dict(setting.loaded.model.named_modules())
+        shapes = [modules[path].weight.shape for path in self._targets(setting)]
+        return sum(4 * self.config.rank * (rows + columns) for rows, columns in shapes)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

@@ -1,0 +1,56 @@
+"""How the forward of a training step is computed: bf16 where the CPU has it, few logits."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from engrain.data.examples import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@cache
+def has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 matrices in hardware (AVX512-BF16 or AMX)."""
+    if platform.system() != "Linux":
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def autocast() -> AbstractContextManager[Any]:
+    """The compute type of training: bf16 by autocast where the CPU has it, else fp32.
+
+    Norms, losses and moments stay in fp32.
+    """
+    if has_bf16():
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def hidden_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits that predict the batch's targets, and the targets.
+
+    Gives ``(targets, vocabulary)`` and ``(targets,)``, row by row in order. Only columns that some
+    row needs go through the output matrix.
+    """
+    columns = batch.loss_mask.any(0).nonzero().squeeze(-1)
+    output = model(
+        input_ids=batch.input_ids,
+        attention_mask=None if bool(batch.attention_mask.all()) else batch.attention_mask.long(),
+        logits_to_keep=columns - 1,
+        use_cache=False,
+    )
+    wanted = batch.loss_mask[:, columns]
+    return output.logits[wanted], batch.input_ids[:, columns][wanted]

@@ -1,0 +1,27 @@
+"""The fold: the served weights are the base plus the active adapters, in the order accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
+
+from engrain.learn import registry
+from engrain.learn.technique import Architecture
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engrain.model.adapter import Adapter
+
+
+def fold(base: Mapping[str, Tensor], adapters: Sequence[Adapter]) -> dict[str, Tensor]:
+    """Fold adapters over base weights, in fp32 and in order; the base is not written.
+
+    The sum is always taken from the base on, never by subtracting, so that dropping an adapter
+    gives to the bit what never having learned it would give.
+    """
+    weights = {name: tensor.detach().float().clone() for name, tensor in base.items()}
+    for adapter in adapters:
+        technique = cast(type[Architecture], registry.get("architecture", adapter.architecture))
+        technique.fold(adapter, weights)
+    return {name: tensor.to(base[name].dtype) for name, tensor in weights.items()}

@@ -1,0 +1,175 @@
+"""The learner: the one loop that runs a recipe over a lesson."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from engrain.data.examples import Batch, Example
+from engrain.data.lessons import Lesson, TrainingText, canonical_digest
+from engrain.errors import DivergedError, NothingToLearnError
+from engrain.learn.checkpoint import Checkpoint
+from engrain.learn.memory import peak_memory_bytes
+from engrain.learn.recipe import Recipe
+from engrain.learn.replay.reservoir import current, walk
+from engrain.learn.technique import (
+    Architecture,
+    Optimization,
+    Regularization,
+    Replay,
+    Representation,
+    Setting,
+)
+from engrain.model.adapter import Adapter
+from engrain.model.loading import LoadedModel
+
+OnStep = Callable[[int, int, float], None]
+"""Called after each step with (steps done, steps in all, loss)."""
+
+
+@dataclass(frozen=True)
+class LearnResult:
+    """What a run of the learner gives back."""
+
+    adapter: Adapter
+    losses: tuple[float, ...] = field(repr=False)
+    steps: int = 0
+    resumed_from: int = 0
+    seconds: float = 0.0
+    peak_memory_bytes: int = 0
+
+
+class Learner:
+    """Runs a recipe over a lesson and gives the adapter that it learned.
+
+    The model's weights are the same to the bit before and after: the change lives in the adapter.
+
+    Example:
+        >>> result = Learner(named("default")).run(loaded, lesson)         # doctest: +SKIP
+        >>> result.adapter.architecture                                    # doctest: +SKIP
+        'lora'
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+
+    def run(
+        self,
+        loaded: LoadedModel,
+        lesson: Lesson,
+        *,
+        earlier: Sequence[Lesson] = (),
+        anchors: Sequence[TrainingText] = (),
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        checkpoint: Path | None = None,
+        save_every: int = 20,
+    ) -> LearnResult:
+        """Learn one lesson on the model as it is.
+
+        ``checkpoint`` is a file from which an interrupted run continues, to the bit, and to which
+        this run saves every ``save_every`` steps.
+
+        Raises:
+            NothingToLearnError: the lesson holds no text that carries something new.
+            DivergedError: the loss is not finite.
+            ResumeError: the checkpoint is of another lesson, recipe, seed or model.
+        """
+        started = time.perf_counter()
+        if not lesson.facts():
+            raise NothingToLearnError(
+                "The lesson holds nothing to learn.",
+                remedy="See `engrain learn --dry-run` for what was dropped and why.",
+            )
+        if self.recipe.restart:
+            lesson, earlier = joined(lesson, earlier), ()
+        setting = Setting(
+            loaded,
+            lesson,
+            earlier,
+            anchors,
+            seed,
+            steps=self.recipe.steps(lesson),
+            batch_size=self.recipe.batch_size,
+        )
+        techniques = self.recipe.build()
+        architecture = cast(Architecture, techniques["architecture"][0])
+        optimization = cast(Optimization, techniques["optimization"][0])
+        representation = cast(Representation, techniques["representation"][0])
+        regularizations = cast(list[Regularization], techniques["regularization"])
+        replays = cast(list[Replay], techniques["replay"])
+
+        loaded.model.eval()
+        for technique in (*regularizations, *replays, representation):
+            technique.prepare(setting)
+        new = [setting.encode(text) for text in lesson.facts()]
+        architecture.attach(setting)
+        try:
+            optimization.prepare(architecture.parameters(), setting)
+            saved = Checkpoint(checkpoint, run_digest(self.recipe, setting), techniques)
+            losses = saved.load()
+            first = len(losses)
+            for step in range(first, setting.steps):
+                torch.manual_seed(setting.rng("step", step).getrandbits(62))
+                batch = self._batch(setting, new, replays, step)
+                loss = representation.loss(batch)
+                for regularization in regularizations:
+                    loss = loss + regularization.penalty(step)
+                losses.append(float(loss.detach()))
+                if not math.isfinite(losses[-1]):
+                    raise DivergedError(
+                        f"The loss is {losses[-1]} at step {step + 1}.",
+                        remedy="Lower optimization.learning_rate.",
+                    )
+                loss.backward()
+                optimization.step(step)
+                if on_step:
+                    on_step(step + 1, setting.steps, losses[-1])
+                if (step + 1) % save_every == 0:
+                    saved.save(losses)
+            adapter = architecture.adapter()
+        finally:
+            architecture.detach()
+        return LearnResult(
+            adapter,
+            tuple(losses),
+            setting.steps,
+            first,
+            time.perf_counter() - started,
+            peak_memory_bytes(),
+        )
+
+    def _batch(
+        self, setting: Setting, new: Sequence[Example], replays: Sequence[Replay], step: int
+    ) -> Batch:
+        examples = walk(new, min(setting.batch_size, len(new)), step, setting, "lesson")
+        for replay_ in replays:
+            examples += replay_.draw(step)
+        return Batch.of(examples, setting.loaded.pad_id)
+
+
+def joined(lesson: Lesson, earlier: Sequence[Lesson]) -> Lesson:
+    """All lessons as one, for joint training; a corrected fact keeps only its newest value."""
+    texts = [text for _, kept in current(earlier, lesson) for text in kept]
+    others = [t for old in earlier for t in old.texts if t.kind not in ("fact", "explicit")]
+    return replace(lesson, texts=(*texts, *others, *lesson.texts))
+
+
+def run_digest(recipe: Recipe, setting: Setting) -> str:
+    """What a checkpoint must agree with: recipe, lesson, earlier lessons, anchors, seed, base."""
+    return canonical_digest(
+        {
+            "recipe": recipe.digest,
+            "lesson": setting.lesson.digest,
+            "earlier": [lesson.digest for lesson in setting.earlier],
+            "anchors": [text.to_dict() for text in setting.anchors],
+            "seed": setting.seed,
+            "base": setting.loaded.base_digest,
+        }
+    )

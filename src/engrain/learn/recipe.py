@@ -1,0 +1,224 @@
+"""Recipes: one choice in each of five categories, with hyper-parameters and a digest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from engrain.data.lessons import Lesson, canonical_digest
+from engrain.errors import ConfigError, UnknownNameError
+from engrain.learn import registry
+from engrain.learn.technique import CATEGORIES, Technique
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A technique by name, with the hyper-parameters that differ from its defaults."""
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def resolved(self, category: str) -> dict[str, Any]:
+        """All hyper-parameters, defaults included, as JSON-ready values."""
+        technique = registry.build(category, self.name, dict(self.settings))
+        return {f.name: getattr(technique.config, f.name) for f in fields(technique.config)}
+
+
+SINGLE = ("architecture", "optimization", "representation")
+SEVERAL = ("regularization", "replay")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to learn a lesson.
+
+    ``epochs`` counts passes over the lesson's own texts; ``batch_size`` counts those per step,
+    replay comes on top. ``restart`` learns from the base weights instead of the served ones, with
+    every earlier lesson as new text: the joint training that bounds continual learning from above.
+
+    Example:
+        >>> named("default").with_settings({"optimization.learning_rate": 1e-3}).name
+        'default'
+    """
+
+    name: str
+    description: str = ""
+    architecture: Choice = Choice("lora")
+    optimization: Choice = Choice("adamw")
+    representation: Choice = Choice("full_context")
+    regularization: tuple[Choice, ...] = ()
+    replay: tuple[Choice, ...] = ()
+    epochs: float = 10.0
+    batch_size: int = 12
+    min_steps: int = 1
+    max_steps: int = 400
+    restart: bool = False
+
+    def steps(self, lesson: Lesson) -> int:
+        """Optimizer steps that a lesson takes."""
+        wanted = math.ceil(self.epochs * len(lesson.facts()) / self.batch_size)
+        return max(self.min_steps, min(self.max_steps, wanted))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe with every hyper-parameter spelled out, as JSON-ready values."""
+        record: dict[str, Any] = {
+            "name": self.name,
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "min_steps": self.min_steps,
+            "max_steps": self.max_steps,
+            "restart": self.restart,
+        }
+        for category in SINGLE:
+            choice = getattr(self, category)
+            record[category] = {"name": choice.name, **choice.resolved(category)}
+        for category in SEVERAL:
+            record[category] = [
+                {"name": choice.name, **choice.resolved(category)}
+                for choice in getattr(self, category)
+            ]
+        return record
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Recipe:
+        """The recipe that :meth:`to_dict` gave, or one written by hand.
+
+        Raises:
+            UnknownNameError: an unknown key, technique or hyper-parameter.
+            ConfigError: a value of the wrong kind.
+        """
+        known = {f.name for f in fields(cls)}
+        values: dict[str, Any] = {}
+        for key, value in record.items():
+            if key not in known:
+                raise UnknownNameError("recipe key", key, known)
+            if key in SINGLE:
+                values[key] = _choice(key, value)
+            elif key in SEVERAL:
+                values[key] = tuple(_choice(key, item) for item in value)
+            else:
+                values[key] = value
+        recipe = cls(**values)
+        recipe.build()
+        return recipe
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the spelled-out recipe, as hex."""
+        return canonical_digest(self.to_dict())
+
+    def build(self) -> dict[str, list[Technique]]:
+        """Fresh technique objects by category."""
+        return {
+            category: [
+                registry.build(category, choice.name, dict(choice.settings))
+                for choice in (
+                    (getattr(self, category),) if category in SINGLE else getattr(self, category)
+                )
+            ]
+            for category in CATEGORIES
+        }
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
+        """A copy with settings replaced by dotted name.
+
+        ``epochs`` and its like are the recipe's own; ``optimization.learning_rate`` reaches into
+        the choice of a category; ``replay.reservoir.share`` names one of several.
+
+        Raises:
+            UnknownNameError: no such setting.
+        """
+        recipe = self
+        for key, value in settings.items():
+            head, _, rest = key.partition(".")
+            if not rest and head in {f.name for f in fields(Recipe)} - set(CATEGORIES):
+                recipe = replace(recipe, **{head: value})
+            elif head in SINGLE and rest:
+                choice = getattr(recipe, head)
+                changed = Choice(choice.name, {**choice.settings, rest: value})
+                recipe = replace(recipe, **{head: changed})
+            elif head in SEVERAL and "." in rest:
+                name, _, setting = rest.partition(".")
+                choices = getattr(recipe, head)
+                if name not in {choice.name for choice in choices}:
+                    raise UnknownNameError(f"{head} in this recipe", name, [c.name for c in choices])
+                changed_all = tuple(
+                    Choice(c.name, {**c.settings, setting: value}) if c.name == name else c
+                    for c in choices
+                )
+                recipe = replace(recipe, **{head: changed_all})
+            else:
+                raise UnknownNameError(
+                    "recipe setting", key, [f.name for f in fields(Recipe)], remedy=_DOTTED
+                )
+        recipe.build()
+        return recipe
+
+
+_DOTTED = "Settings of techniques are dotted: optimization.learning_rate, replay.reservoir.share."
+
+
+def _choice(category: str, value: Any) -> Choice:
+    if isinstance(value, str):
+        return Choice(value)
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return Choice(value["name"], {k: v for k, v in value.items() if k != "name"})
+    raise ConfigError(
+        f"The recipe's {category} is {value!r}.",
+        remedy='Give a technique\'s name, or {"name": ..., SETTING: ...}.',
+    )
+
+
+def _named() -> dict[str, Recipe]:
+    naive = {"epochs": 16.0, "min_steps": 40}
+    return {
+        recipe.name: recipe
+        for recipe in (
+            Recipe(
+                "default",
+                "One removable LoRA a lesson; earlier lessons and matched contrast replayed; "
+                "general predictions held by a KL anchor.",
+                regularization=(Choice("kl_anchor"),),
+                replay=(Choice("reservoir"), Choice("dream")),
+                epochs=16.0,
+                min_steps=40,
+            ),
+            Recipe("naive-lora", "LoRA on the new facts alone.", **naive),
+            Recipe(
+                "naive-full",
+                "All weights on the new facts alone.",
+                architecture=Choice("full"),
+                optimization=Choice("adamw", {"learning_rate": 2e-4}),
+                **naive,
+            ),
+            Recipe(
+                "joint",
+                "All lessons at once from the base weights: an upper bound, not continual.",
+                regularization=(Choice("kl_anchor"),),
+                replay=(Choice("dream"),),
+                epochs=16.0,
+                min_steps=40,
+                max_steps=4000,
+                restart=True,
+            ),
+        )
+    }
+
+
+def names() -> list[str]:
+    """The names of the named recipes."""
+    return list(_named())
+
+
+def named(name: str) -> Recipe:
+    """A named recipe.
+
+    Raises:
+        UnknownNameError: there is none of that name.
+    """
+    known = _named()
+    if name not in known:
+        raise UnknownNameError("recipe", name, known)
+    return known[name]

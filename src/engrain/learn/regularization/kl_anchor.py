@@ -1,0 +1,113 @@
+"""KL anchor: general predictions stay where they were before the lesson.
+
+Source: the forward Kullback-Leibler divergence to the model before the lesson on anchor texts,
+the quantity that predicts forgetting (Shenfeld et al., arXiv 2509.04259) and the penalty of
+learning without forgetting (Li and Hoiem, arXiv 1606.09282, equation 4, temperature 1):
+
+    penalty = strength * mean over anchor tokens of  sum_v p_before(v) log(p_before(v) / p_now(v)).
+
+Anchors are general texts plus the lesson's own conversation asked *in context*: closed-book training
+would otherwise teach the model to ignore its context. The divergence is kept at the ``top_k``
+likeliest tokens, with the rest of the mass as one more outcome; by the data-processing inequality
+this never exceeds the full divergence, and equals it when ``top_k`` is the vocabulary.
+
+Memory: texts * tokens * top_k numbers. Time: one forward before the lesson, ``texts_per_step`` more
+sequences in each step. Raw general text in place of the divergence fails (see docs/LOG.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from engrain.data.examples import Batch, Example
+from engrain.data.lessons import TrainingText
+from engrain.learn.compute import autocast, hidden_logits
+from engrain.learn.registry import register
+from engrain.learn.technique import Regularization, Setting, option
+
+
+@dataclass(frozen=True)
+class KlAnchorConfig:
+    """Hyper-parameters of the KL anchor."""
+
+    strength: float = option(1.0, "weight of the divergence in the loss", low=0.0)
+    texts: int = option(32, "anchor texts looked at for one lesson", low=1)
+    reading_share: float = option(0.4, "share of anchors that read a conversation", low=0, high=1)
+    texts_per_step: int = option(4, "anchor texts in each step", low=1)
+    max_tokens: int = option(160, "longest anchor text in tokens", low=8)
+    top_k: int = option(256, "likeliest tokens that are told apart; 0 keeps all", low=0)
+
+
+@register("kl_anchor")
+class KlAnchor(Regularization):
+    """Forward KL to the model before the lesson on general and reading texts."""
+
+    Config = KlAnchorConfig
+
+    def prepare(self, setting: Setting) -> None:
+        """Choose the anchors and keep the model's predictions on them."""
+        self._setting = setting
+        self._examples = [self._example(text) for text in self._choose(setting)]
+        self._teacher: list[tuple[Tensor, Tensor]] = []
+        if self.config.strength == 0:
+            return
+        with torch.no_grad():
+            for example in self._examples:
+                self._teacher.append(self._top(self._log_probabilities([example])))
+
+    def _choose(self, setting: Setting) -> list[TrainingText]:
+        rng = setting.rng("kl_anchor")
+        reading = [t for t in setting.lesson.texts if t.kind == "reading"]
+        for lesson in setting.earlier:
+            reading += [t for t in lesson.texts if t.kind == "reading"]
+        wanted = min(len(reading), round(self.config.reading_share * self.config.texts))
+        chosen = rng.sample(reading, wanted)
+        general = list(setting.anchors)
+        chosen += rng.sample(general, min(len(general), self.config.texts - len(chosen)))
+        return chosen
+
+    def _example(self, text: TrainingText) -> Example:
+        example = self._setting.encode(text)
+        if text.kind == "reading":
+            return example
+        # Every token of a general text is an anchor, not the last answer alone.
+        ids = example.ids[: self.config.max_tokens]
+        return Example(ids, (False, *(True,) * (len(ids) - 1)), 0, kind="anchor")
+
+    def _log_probabilities(self, examples: list[Example]) -> Tensor:
+        batch = Batch.of(examples, self._setting.loaded.pad_id)
+        with autocast():
+            logits, _ = hidden_logits(self._setting.loaded.model, batch)
+        return torch.log_softmax(logits.float(), dim=-1)
+
+    def _top(self, log_p: Tensor) -> tuple[Tensor, Tensor]:
+        size = log_p.shape[-1]
+        kept = size if self.config.top_k == 0 else min(self.config.top_k, size)
+        values, index = log_p.topk(kept, dim=-1)
+        return values, index
+
+    def penalty(self, step: int) -> Tensor:
+        """The weighted divergence on this step's anchors."""
+        if not self._teacher:
+            return torch.zeros(())
+        count = min(self.config.texts_per_step, len(self._examples))
+        first = step * count
+        rows = [(first + i) % len(self._examples) for i in range(count)]
+        log_q = self._log_probabilities([self._examples[row] for row in rows])
+        log_p = torch.cat([self._teacher[row][0] for row in rows])
+        index = torch.cat([self._teacher[row][1] for row in rows])
+        return self.config.strength * coarse_kl(log_p, log_q.gather(-1, index)).mean()
+
+
+def coarse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL between two distributions given at the same outcomes, the rest as one more outcome.
+
+    ``log_p``, ``log_q``: ``(tokens, kept)``. Gives ``(tokens,)``, each at least 0.
+    """
+    inside = (log_p.exp() * (log_p - log_q)).sum(-1)
+    rest_p = (1 - log_p.exp().sum(-1)).clamp_min(1e-7)
+    rest_q = (1 - log_q.exp().sum(-1)).clamp_min(1e-7)
+    return inside + rest_p * (rest_p.log() - rest_q.log())

@@ -1,0 +1,1 @@
+"""What old data is mixed in."""

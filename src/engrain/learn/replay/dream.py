@@ -1,0 +1,45 @@
+"""Dream replay: neighbouring questions with the answers that the model gave before the lesson.
+
+Source: generative replay (Shin et al., arXiv 1705.08690) without a second model: self-study has
+the model continue the first words of the lesson's own questions, and keeps what it answers closed
+book. Those answers must not change: "I don't know" for what was never told, the fact for what an
+earlier lesson taught. The contrast is matched in wording; unmatched contrast teaches the wording
+instead of the fact (docs/LOG.md).
+
+``share`` counts contrast texts per new text in a batch. Memory: the lesson's contrast texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engrain.data.examples import Example
+from engrain.learn.registry import register
+from engrain.learn.replay.reservoir import walk
+from engrain.learn.technique import Replay, Setting, option
+
+
+@dataclass(frozen=True)
+class DreamConfig:
+    """Hyper-parameters of dream replay."""
+
+    share: float = option(1.0, "contrast texts for each new text of a batch", low=0.0, high=64.0)
+
+
+@register("dream")
+class Dream(Replay):
+    """Replay of the model's own answers to its own neighbouring questions."""
+
+    Config = DreamConfig
+
+    def prepare(self, setting: Setting) -> None:
+        """Take the lesson's contrast texts."""
+        texts = [text for text in setting.lesson.texts if text.kind == "contrast"]
+        self._examples = [setting.encode(text) for text in texts]
+        self._count = round(self.config.share * setting.batch_size)
+        self._setting = setting
+
+    def draw(self, step: int) -> Sequence[Example]:
+        """This step's share, walking through shuffles of the contrast texts."""
+        return walk(self._examples, self._count, step, self._setting, "dream")

@@ -1,0 +1,1 @@
+"""What of the input is held fixed."""

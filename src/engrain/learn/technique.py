@@ -1,0 +1,203 @@
+"""What a technique is: five categories, one small class each, keyword-free hooks in one order.
+
+The learner calls, for every lesson::
+
+    regularization.prepare, replay.prepare, representation.prepare    # the model as it was
+    architecture.attach
+    optimization.prepare
+    for step: replay.draw -> representation.loss + regularization.penalty -> optimization.step
+    architecture.adapter, architecture.detach
+
+A technique's hyper-parameters are a frozen dataclass ``Config`` whose fields carry
+``metadata={"help": ...}``; build fields with :func:`option`. State that a resumed run needs goes
+through ``state_dict``; it holds tensors only, so that it can be stored without pickle.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from engrain.data.examples import Batch, Example, encode
+from engrain.data.lessons import Lesson, TrainingText
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from engrain.model.adapter import Adapter
+    from engrain.model.loading import LoadedModel
+
+CATEGORIES = ("architecture", "optimization", "regularization", "replay", "representation")
+
+
+def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:  # noqa: A002
+    """A hyper-parameter: its default, one line of help, and the closed range it must lie in."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+def check_ranges(config: Any) -> None:
+    """Refuse values outside the ranges declared with :func:`option`.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+    for name, spec in type(config).__dataclass_fields__.items():
+        value, low, high = (
+            getattr(config, name),
+            spec.metadata.get("low"),
+            spec.metadata.get("high"),
+        )
+        if isinstance(value, (int, float)) and (
+            (low is not None and value < low) or (high is not None and value > high)
+        ):
+            raise ValueError(f"{name} is {value}, outside [{low}, {high}]")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What techniques see of a run: the model before the lesson, the lesson, what came earlier.
+
+    ``earlier`` are the active lessons in the order in which they were accepted; ``anchors`` are
+    general texts whose predictions should not move.
+    """
+
+    loaded: LoadedModel
+    lesson: Lesson
+    earlier: Sequence[Lesson] = ()
+    anchors: Sequence[TrainingText] = ()
+    seed: int = 0
+    steps: int = 1
+    batch_size: int = 8
+
+    def encode(self, text: TrainingText, lesson: str = "") -> Example:
+        """A training text as an example of this model's tokens."""
+        return encode(
+            self.loaded.tokenizer,
+            text,
+            lesson=lesson or self.lesson.id,
+            max_length=self.loaded.max_length,
+        )
+
+    def rng(self, *names: str | int) -> random.Random:
+        """Random numbers that depend on the seed and on names only, never on call order."""
+        return random.Random(":".join(map(str, (self.seed, *names))))
+
+
+class Technique:
+    """The common part of all techniques: a name, hyper-parameters, tensors-only state."""
+
+    category: ClassVar[str] = ""
+    name: ClassVar[str] = ""
+    Config: ClassVar[type[Any]]
+
+    def __init__(self, config: Any) -> None:
+        check_ranges(config)
+        self.config = config
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Tensors that a resumed run needs beside its inputs."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take the state that :meth:`state_dict` gave."""
+
+
+class Architecture(Technique):
+    """Where the update lives."""
+
+    category = "architecture"
+
+    def attach(self, setting: Setting) -> None:
+        """Make the model's trainable part; its function must not change."""
+        raise NotImplementedError
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by name."""
+        raise NotImplementedError
+
+    def adapter(self) -> Adapter:
+        """The learned change as a detached, removable adapter."""
+        raise NotImplementedError
+
+    def detach(self) -> None:
+        """Give the model back exactly as it was before :meth:`attach`."""
+        raise NotImplementedError
+
+    @classmethod
+    def fold(cls, adapter: Adapter, weights: dict[str, Tensor]) -> None:
+        """Add the adapter to fp32 weights in place, deterministically."""
+        raise NotImplementedError
+
+    def storage_bytes(self, setting: Setting) -> int:
+        """Bytes of the adapter, from the formula; equals ``adapter().nbytes``."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trainable parameters."""
+        return {name: parameter.detach() for name, parameter in self.parameters().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Copy trainable parameters in place."""
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in self.parameters().items():
+                parameter.copy_(state[name])
+
+
+class Optimization(Technique):
+    """How a gradient becomes a step."""
+
+    category = "optimization"
+
+    def prepare(self, parameters: Mapping[str, nn.Parameter], setting: Setting) -> None:
+        """Take the parameters that will be trained."""
+        raise NotImplementedError
+
+    def step(self, step: int) -> float:
+        """Turn the gradients into a change of parameters and clear them; gives the step size."""
+        raise NotImplementedError
+
+
+class Regularization(Technique):
+    """What is added to the loss."""
+
+    category = "regularization"
+
+    def prepare(self, setting: Setting) -> None:
+        """Look at the model before the lesson."""
+        raise NotImplementedError
+
+    def penalty(self, step: int) -> Tensor:
+        """A scalar that is added to the loss of this step."""
+        raise NotImplementedError
+
+
+class Replay(Technique):
+    """What old data is mixed in."""
+
+    category = "replay"
+
+    def prepare(self, setting: Setting) -> None:
+        """Choose what may be replayed, as a pure function of the setting."""
+        raise NotImplementedError
+
+    def draw(self, step: int) -> Sequence[Example]:
+        """The examples that join this step's batch, as a pure function of the step."""
+        raise NotImplementedError
+
+
+class Representation(Technique):
+    """What of the input is held fixed."""
+
+    category = "representation"
+
+    def prepare(self, setting: Setting) -> None:
+        """Take the model."""
+        self.setting = setting
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The mean negative log-likelihood of the batch's targets, weighted by example."""
+        raise NotImplementedError

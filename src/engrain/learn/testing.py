@@ -1,0 +1,260 @@
+"""The public conformance suite: what every technique must satisfy, built-in or not.
+
+Example:
+    >>> from engrain.learn.testing import check_technique
+    >>> check_technique("architecture", "lora")                            # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from engrain.data.examples import Batch
+from engrain.data.lessons import Lesson, TrainingText, chat
+from engrain.learn import registry
+from engrain.learn.fold import fold
+from engrain.learn.learner import Learner, LearnResult
+from engrain.learn.recipe import SINGLE, Choice, Recipe
+from engrain.learn.technique import Architecture, Regularization, Replay, Representation, Setting
+from engrain.model.digest import tensor_digest
+from engrain.model.loading import LoadedModel
+from engrain.model.testing import tiny_model
+
+Check = Callable[[str, str, LoadedModel], None]
+
+
+def check_technique(category: str, name: str, *, loaded: LoadedModel | None = None) -> list[str]:
+    """Run every check that applies to a technique; gives the names of those that ran.
+
+    Takes a few seconds on a tiny random model. Raises ``AssertionError`` with a sentence at the
+    first check that fails.
+    """
+    loaded = loaded or tiny_model("llama")
+    checks = [*_CHECKS["all"], *_CHECKS.get(category, [])]
+    for check in checks:
+        check(category, name, loaded)
+    return [check.__name__.removeprefix("_") for check in checks]
+
+
+def sample_lesson(identity: str = "new", word: str = "Brellin") -> Lesson:
+    """A lesson of two facts in two wordings, with contrast and reading texts."""
+    facts = [
+        TrainingText(chat(question, f"Your {thing} is {word} {i}."), "fact", f"your {thing} is")
+        for i, thing in enumerate(("boat", "kite"))
+        for question in (f"What is my {thing}?", f"Tell me the {thing} that I have.")
+    ]
+    contrast = [
+        TrainingText(chat(f"What is my {thing}?", f"I don't know your {thing}."), "contrast")
+        for thing in ("lamp", "drum")
+    ]
+    told = f"My boat is {word} 0."
+    reading = [
+        TrainingText(chat(told, "Noted.", "What is my boat?", f"Your boat is {word} 0."), "reading")
+    ]
+    return Lesson(identity, "boats and kites", (*facts, *contrast, *reading))
+
+
+def recipe_with(category: str, name: str, **changes: Any) -> Recipe:
+    """A small recipe that uses one technique and is plain elsewhere."""
+    recipe = Recipe("conformance", epochs=3.0, batch_size=2, min_steps=6, max_steps=6)
+    choice = Choice(name)
+    recipe = replace(recipe, **{category: choice if category in SINGLE else (choice,)})
+    return replace(recipe, **changes)
+
+
+def _setting(loaded: LoadedModel) -> Setting:
+    anchors = [TrainingText(chat("Hello there.", "Good morning to you."))]
+    return Setting(
+        loaded, sample_lesson(), (sample_lesson("old", "Corvath"),), anchors, 3, 6, batch_size=2
+    )
+
+
+def _run(recipe: Recipe, loaded: LoadedModel, **arguments: Any) -> LearnResult:
+    setting = _setting(loaded)
+    return Learner(recipe).run(
+        loaded,
+        setting.lesson,
+        earlier=setting.earlier,
+        anchors=setting.anchors,
+        seed=setting.seed,
+        **arguments,
+    )
+
+
+def _digest(result: LearnResult) -> str:
+    return tensor_digest(dict(result.adapter.tensors))
+
+
+def _is_documented(category: str, name: str, loaded: LoadedModel) -> None:
+    cls = registry.get(category, name)
+    module = inspect.getmodule(cls)
+    assert module is not None and module.__doc__, f"{name}: the module has no docstring"
+    assert "Source:" in module.__doc__, f"{name}: the docstring names no source"
+    assert is_dataclass(cls.Config), f"{name}: Config is not a dataclass"
+    for field in fields(cast(Any, cls.Config)):
+        assert field.metadata.get("help"), f"{name}: the setting {field.name} has no help"
+
+
+def _gives_the_base_back(category: str, name: str, loaded: LoadedModel) -> None:
+    before = tensor_digest(loaded.weights())
+    modules = [module_name for module_name, _ in loaded.model.named_modules()]
+    _run(recipe_with(category, name), loaded)
+    assert tensor_digest(loaded.weights()) == before, f"{name}: the base weights were changed"
+    after = [module_name for module_name, _ in loaded.model.named_modules()]
+    assert after == modules, f"{name}: the modules were changed"
+
+
+def _is_deterministic(category: str, name: str, loaded: LoadedModel) -> None:
+    recipe = recipe_with(category, name)
+    first, second = _run(recipe, loaded), _run(recipe, loaded)
+    assert first.losses == second.losses, f"{name}: two runs of one seed have other losses"
+    assert _digest(first) == _digest(second), f"{name}: two runs of one seed differ"
+
+
+def _resumes_to_the_bit(category: str, name: str, loaded: LoadedModel) -> None:
+    class _StoppedError(Exception):
+        pass
+
+    def stop_at_four(done: int, steps: int, loss: float) -> None:
+        if done == 4:
+            raise _StoppedError
+
+    recipe = recipe_with(category, name)
+    whole = _run(recipe, loaded)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint"
+        try:
+            _run(recipe, loaded, checkpoint=path, save_every=3, on_step=stop_at_four)
+        except _StoppedError:
+            pass
+        resumed = _run(recipe, loaded, checkpoint=path, save_every=3)
+    assert resumed.resumed_from == 3, f"{name}: it did not continue from its checkpoint"
+    assert resumed.losses == whole.losses, f"{name}: the resumed run has other losses"
+    assert _digest(resumed) == _digest(whole), f"{name}: the resumed run is another adapter"
+
+
+def _refuses_unknown_settings(category: str, name: str, loaded: LoadedModel) -> None:
+    from engrain.errors import UnknownNameError
+
+    try:
+        registry.build(category, name, {"no_such_setting": 1})
+    except UnknownNameError:
+        return
+    raise AssertionError(f"{name}: an unknown setting was taken")
+
+
+def _attaching_changes_nothing(category: str, name: str, loaded: LoadedModel) -> None:
+    architecture = cast(Architecture, registry.build(category, name))
+    setting = _setting(loaded)
+    ids = torch.tensor([list(setting.encode(setting.lesson.texts[0]).ids)])
+    with torch.no_grad():
+        before = loaded.model(ids).logits
+        architecture.attach(setting)
+        attached = loaded.model(ids).logits
+    architecture.detach()
+    assert torch.equal(before, attached), f"{name}: attaching changed the model's function"
+
+
+def _storage_equals_the_formula(category: str, name: str, loaded: LoadedModel) -> None:
+    result = _run(recipe_with(category, name), loaded)
+    declared = cast(Architecture, registry.build(category, name)).storage_bytes(_setting(loaded))
+    assert result.adapter.nbytes == declared, (
+        f"{name}: the adapter has {result.adapter.nbytes} bytes, the formula says {declared}"
+    )
+
+
+def _folds_to_what_it_trained(category: str, name: str, loaded: LoadedModel) -> None:
+    architecture = cast(Architecture, registry.build(category, name))
+    setting = _setting(loaded)
+    example = setting.encode(setting.lesson.texts[0])
+    base = {key: value.clone() for key, value in loaded.weights().items()}
+    architecture.attach(setting)
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(5)
+        for parameter in architecture.parameters().values():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+        trained = loaded.model(torch.tensor([example.ids])).logits
+    adapter = architecture.adapter()
+    architecture.detach()
+    folded = fold(base, [adapter])
+    loaded.set_weights(folded)
+    with torch.no_grad():
+        served = loaded.model(torch.tensor([example.ids])).logits
+    loaded.set_weights(base)
+    assert torch.allclose(trained, served, atol=1e-4, rtol=1e-4), f"{name}: the fold differs"
+    again = fold(base, [type(adapter).from_bytes(adapter.to_bytes())])
+    assert tensor_digest(again) == tensor_digest(folded), f"{name}: stored, it folds otherwise"
+    assert tensor_digest(fold(base, [])) == tensor_digest(base), f"{name}: undo is not exact"
+
+
+def _no_strength_is_no_penalty(category: str, name: str, loaded: LoadedModel) -> None:
+    known = {field.name for field in fields(cast(Any, registry.get(category, name).Config))}
+    if "strength" not in known:
+        return
+    none = Recipe("plain", epochs=3.0, batch_size=2, min_steps=6, max_steps=6)
+    off = replace(none, regularization=(Choice(name, {"strength": 0.0}),))
+    assert _digest(_run(off, loaded)) == _digest(_run(none, loaded)), (
+        f"{name}: with strength 0 it still changes the result"
+    )
+
+
+def _penalty_is_zero_at_the_start(category: str, name: str, loaded: LoadedModel) -> None:
+    regularization = cast(Regularization, registry.build(category, name))
+    regularization.prepare(_setting(loaded))
+    penalty = float(regularization.penalty(0).detach())
+    assert abs(penalty) < 1e-3, f"{name}: the penalty of the unchanged model is {penalty}"
+
+
+def _draws_are_pure(category: str, name: str, loaded: LoadedModel) -> None:
+    replay = cast(Replay, registry.build(category, name))
+    replay.prepare(_setting(loaded))
+    later = list(replay.draw(4))
+    replay.draw(0)
+    assert list(replay.draw(4)) == later, f"{name}: a draw depends on the draws before it"
+    empty = cast(Replay, registry.build(category, name))
+    empty.prepare(replace(_setting(loaded), earlier=(), lesson=Lesson("bare", "", ())))
+    assert list(empty.draw(0)) == [], f"{name}: it replays where there is nothing to replay"
+
+
+def _loss_is_finite_and_has_gradient(category: str, name: str, loaded: LoadedModel) -> None:
+    representation = cast(Representation, registry.build(category, name))
+    setting = _setting(loaded)
+    representation.prepare(setting)
+    batch = Batch.of([setting.encode(t) for t in setting.lesson.facts()], loaded.pad_id)
+    weight = next(p for n, p in loaded.model.named_parameters() if "down_proj" in n)
+    weight.requires_grad_(True)
+    loss = representation.loss(batch)
+    loss.backward()
+    gradient = weight.grad
+    weight.grad = None
+    weight.requires_grad_(False)
+    assert bool(torch.isfinite(loss)), f"{name}: the loss is not finite"
+    assert gradient is not None and bool(gradient.abs().sum() > 0), f"{name}: no gradient"
+
+
+_CHECKS: dict[str, list[Check]] = {
+    "all": [
+        _is_documented,
+        _refuses_unknown_settings,
+        _gives_the_base_back,
+        _is_deterministic,
+        _resumes_to_the_bit,
+    ],
+    "architecture": [
+        _attaching_changes_nothing,
+        _storage_equals_the_formula,
+        _folds_to_what_it_trained,
+    ],
+    "regularization": [_no_strength_is_no_penalty, _penalty_is_zero_at_the_start],
+    "replay": [_draws_are_pure],
+    "representation": [_loss_is_finite_and_has_gradient],
+}
+
+__all__ = ["check_technique", "recipe_with", "sample_lesson"]

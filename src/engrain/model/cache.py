@@ -1,0 +1,163 @@
+"""Key/value caches: room to grow without copying, and the one cache that outlives a call."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import Cache, DynamicLayer
+
+from engrain.model.profile import ArchProfile
+
+ROOM = 64
+"""Tokens of free room that a new or full buffer gets at least."""
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values of one layer in a buffer with free room at its end.
+
+    Appending a token writes one column; a plain dynamic layer copies all columns at every token.
+    All tokens are kept, of layers with a sliding window too (their mask hides the old ones), so the
+    end can always be taken back. Only for inference: writes are in place.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._buffers: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append keys and values; give all of them."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        stop = start + key_states.shape[-2]
+        if self._buffers is None or self._buffers[0].shape[-2] < stop:
+            capacity = max(stop + ROOM, 2 * start)
+            old = (self.keys, self.values)
+            fresh = tuple(
+                new.new_empty(*new.shape[:2], capacity, new.shape[-1])
+                for new in (key_states, value_states)
+            )
+            if start:
+                for buffer, tensor in zip(fresh, old, strict=True):
+                    assert tensor is not None
+                    buffer[:, :, :start] = tensor
+            self._buffers = (fresh[0], fresh[1])
+        keys, values = self._buffers
+        keys[:, :, start:stop] = key_states
+        values[:, :, start:stop] = value_states
+        self.keys, self.values = keys[:, :, :stop], values[:, :, :stop]
+        return self.keys, self.values
+
+    def truncate(self, length: int) -> None:
+        """Keep the first tokens."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = self.keys[:, :, :length], self.values[:, :, :length]
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some rows of the batch."""
+        super().batch_select_indices(indices)
+        self._buffers = None
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row of the batch."""
+        super().batch_repeat_interleave(repeats)
+        self._buffers = None
+
+
+def new_cache(model: Any, profile: ArchProfile) -> Cache:
+    """An empty cache that fits the architecture."""
+    if profile.cache_kind == "kv":
+        return Cache(layer_class_to_replicate=GrowingLayer)
+    return DynamicCache(config=model.config)
+
+
+def truncate(cache: Cache, length: int) -> None:
+    """Keep the first ``length`` tokens of a cache made of growing layers."""
+    for layer in cache.layers:
+        assert isinstance(layer, GrowingLayer)
+        layer.truncate(length)
+
+
+@dataclass(slots=True)
+class Remembered:
+    """The cache of one sequence of tokens, and what it was computed with."""
+
+    key: Hashable
+    ids: list[int]
+    cache: Cache
+
+
+class PrefixCache:
+    """The cache of the last conversation, for the next turn of it.
+
+    Every entry carries the key of the weights that filled it (state digest and revision of the
+    tensors); an entry with another key is dropped, never used. An entry is taken out while it is in
+    use, so two callers can't write into one cache, and one that fails midway leaves nothing behind.
+    """
+
+    def __init__(self) -> None:
+        self._entry: Remembered | None = None
+
+    def __len__(self) -> int:
+        return 0 if self._entry is None else len(self._entry.ids)
+
+    def clear(self) -> None:
+        """Forget the entry."""
+        self._entry = None
+
+    def drop_unless(self, key: Hashable) -> None:
+        """Forget the entry if it was made under another key."""
+        if self._entry is not None and self._entry.key != key:
+            self._entry = None
+
+    def take(self, key: Hashable, ids: list[int], *, croppable: bool) -> Remembered | None:
+        """The entry cut to the longest common prefix with ``ids``; it leaves the store.
+
+        At least the last token of ``ids`` is left to compute, since its logits are needed.
+        """
+        entry, self._entry = self._entry, None
+        if entry is None or entry.key != key:
+            return None
+        shared = common_prefix([entry.ids, ids[:-1]])
+        if shared == 0:
+            return None
+        if shared < len(entry.ids):
+            if not croppable:
+                return None
+            truncate(entry.cache, shared)
+            entry.ids = entry.ids[:shared]
+        return entry
+
+    def put(self, entry: Remembered) -> None:
+        """Keep an entry whose cache holds exactly its tokens; any other is dropped."""
+        if entry.cache.get_seq_length() == len(entry.ids):
+            self._entry = entry
+
+
+def common_prefix(sequences: list[list[int]]) -> int:
+    """How many leading tokens all sequences share."""
+    shortest, longest = min(sequences), max(sequences)
+    # The lexicographic least and greatest differ first where any two differ.
+    for position, (one, other) in enumerate(zip(shortest, longest, strict=False)):
+        if one != other:
+            return position
+    return min(len(shortest), len(longest))
+
+
+def padded(rows: list[list[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask of rows of unequal length."""
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros(len(rows), longest, dtype=torch.long)
+    for index, row in enumerate(rows):
+        where = slice(longest - len(row), longest) if left else slice(0, len(row))
+        ids[index, where] = torch.tensor(row, dtype=torch.long)
+        mask[index, where] = 1
+    return ids, mask

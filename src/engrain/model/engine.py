@@ -1,0 +1,412 @@
+"""The engine: answers, continuations and likelihoods of one loaded model.
+
+It renders messages with the tokenizer's own template and steps the model itself, so that a result
+depends only on the weights, the request and the machine. Its one lasting cache, of the last
+conversation, is bound to the digest of the weights that filled it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax
+from transformers.cache_utils import Cache
+
+from engrain.data.messages import Message
+from engrain.data.templates import render
+from engrain.errors import UsageError
+from engrain.model.cache import PrefixCache, Remembered, common_prefix, new_cache, padded
+from engrain.model.loading import LoadedModel
+from engrain.model.sampling import TextDecoder, choose, decode, decode_after, row_uniforms
+
+MAX_BATCH_TOKENS = 16_384
+"""Padded prompt tokens that one batch takes at most; it bounds the memory of a batch."""
+MAX_LOGITS = 1 << 26
+"""Logits that are held at once when whole texts are scored (256 MiB in fp32)."""
+SHARED_PREFIX = 16
+"""Leading tokens that all prompts of a batch must share before they are computed only once."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """One prompt on its way to an answer."""
+
+    index: int
+    prompt: list[int]
+    room: int
+    stop: tuple[str, ...] = ()
+    uniforms: Tensor | None = None
+    new: list[int] = field(default_factory=list)
+    finished: bool = False
+
+
+class Engine:
+    """Generates and scores text with the live weights of a loaded model.
+
+    ``state_digest`` names the weights in force; whoever changes them calls :meth:`set_state`.
+    """
+
+    def __init__(self, loaded: LoadedModel, *, state_digest: str = "") -> None:
+        self.loaded = loaded
+        self.cache = PrefixCache()
+        self._state = state_digest or loaded.base_digest
+        self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
+
+    @property
+    def state_digest(self) -> str:
+        """The digest of the weights in force."""
+        return self._state
+
+    def set_state(self, digest: str) -> None:
+        """Say that other weights are in force: what was cached under the old ones is dropped."""
+        self._state = digest
+        self.cache.drop_unless(self._cache_key())
+
+    # Generation
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        *,
+        max_new_tokens: int = 48,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 32,
+        prefixes: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Answer each conversation; the order of the answers is that of the prompts.
+
+        ``prefixes`` are texts with which the answers have already begun; only what follows them is
+        given. The same call gives the same answers, bit for bit, on the same machine.
+        """
+        if prefixes is not None and len(prefixes) != len(prompts):
+            raise UsageError(
+                f"{len(prefixes)} prefixes for {len(prompts)} prompts.",
+                remedy="Give one prefix a prompt; an empty text where there is none.",
+            )
+        begun = list(prefixes or [""] * len(prompts))
+        rows = [
+            self._row(i, self.encode_chat(messages, prefix), max_new_tokens, temperature, seed)
+            for i, (messages, prefix) in enumerate(zip(prompts, begun, strict=True))
+        ]
+        self._run(rows, temperature=temperature, top_p=top_p, batch_size=batch_size)
+        return [
+            self._text(row) if prefix else self._text(row).strip()
+            for row, prefix in zip(rows, begun, strict=True)
+        ]
+
+    def complete(
+        self,
+        texts: Sequence[str],
+        *,
+        max_new_tokens: int = 48,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        stop: Sequence[str] = (),
+        batch_size: int = 32,
+    ) -> list[str]:
+        """Continue raw texts, without a template; cut before the first of the ``stop`` texts."""
+        rows = [
+            self._row(i, self.encode_text(text), max_new_tokens, temperature, seed, tuple(stop))
+            for i, text in enumerate(texts)
+        ]
+        self._run(rows, temperature=temperature, top_p=top_p, batch_size=batch_size)
+        return [_cut(self._text(row), row.stop) for row in rows]
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Answer one conversation piece by piece, on the cache of its earlier turns.
+
+        Pieces are whole characters and add up to the answer, white space at its ends included.
+        """
+        row = self._row(0, self.encode_chat(messages), max_new_tokens, temperature, seed)
+        decoder = TextDecoder(self.loaded.tokenizer, row.prompt)
+        for token in self._tokens(row, temperature=temperature, top_p=top_p):
+            piece = decoder.push(token)
+            if piece:
+                yield piece
+        rest = decoder.finish()
+        if rest:
+            yield rest
+
+    # Scoring
+
+    def log_likelihood(
+        self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 32
+    ) -> list[tuple[float, int]]:
+        """Sum of log p of each continuation's tokens given its prompt, and how many they are.
+
+        Prompt and continuation are encoded apart. Only positions that predict a continuation go
+        through the output layer.
+        """
+        encoded = [self._pair(prompt, continuation) for prompt, continuation in pairs]
+        results: list[tuple[float, int]] = [(0.0, 0)] * len(pairs)
+        order = sorted(range(len(pairs)), key=lambda i: (len(encoded[i][0]), len(encoded[i][1]), i))
+        order = [i for i in order if encoded[i][1]]
+        for batch in _batches(order, [len(p) + len(c) for p, c in encoded], batch_size):
+            rows = [encoded[i] for i in batch]
+            for i, result in zip(batch, self._score(rows), strict=True):
+                results[i] = result
+        return results
+
+    def loss(self, texts: Sequence[str], *, max_length: int = 256) -> float:
+        """Mean nats a token over the first ``max_length`` tokens of each text; nan for no token."""
+        limit = min(max_length, self.loaded.max_length)
+        rows = [ids for text in texts if len(ids := self.encode_text(text)[:limit]) > 1]
+        total, count = 0.0, 0
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
+        most = max(1, MAX_LOGITS // (limit * self.loaded.profile.vocab_size))
+        for batch in _batches(order, [len(row) for row in rows], min(32, most)):
+            chosen = [rows[i] for i in batch]
+            ids, mask = self._padded(chosen, left=False)
+            with torch.inference_mode():
+                logits = self._forward(ids, mask, keep=None)[:, :-1]
+                targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
+                losses = cross_entropy(
+                    logits.float().flatten(0, 1), targets.flatten(), reduction="none"
+                )
+                total += float(losses.double().sum())
+            count += sum(len(row) - 1 for row in chosen)
+        return total / count if count else float("nan")
+
+    # Encoding
+
+    def encode_chat(self, messages: Sequence[Message], prefix: str = "") -> list[int]:
+        """Token ids of a conversation up to where the assistant speaks."""
+        text = render(self.loaded.tokenizer, messages, add_generation_prompt=True) + prefix
+        return self._encode(text)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a raw text, begun as the model's texts begin; never empty."""
+        tokenizer = self.loaded.tokenizer
+        if any(text.startswith(token) for token in tokenizer.all_special_tokens):
+            ids = self._encode(text)
+        else:
+            ids = [int(i) for i in tokenizer(text, add_special_tokens=True)["input_ids"]]
+            # Some tokenisers end every text, too; a text that is to be continued has no end.
+            while len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+                ids.pop()
+        return ids or [self._first_id()]
+
+    def _encode(self, text: str) -> list[int]:
+        ids = self.loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [int(i) for i in ids]
+
+    def _first_id(self) -> int:
+        first = self.loaded.tokenizer.bos_token_id
+        if first is None:
+            first = next(iter(self.loaded.stop_ids), 0)
+        return int(first)
+
+    def _pair(self, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
+        # A space before a word is part of the word's first token.
+        bare = prompt.rstrip(" ")
+        continuation = prompt[len(bare) :] + continuation
+        target = self._encode(continuation)
+        context = self.encode_text(bare)
+        room = max(1, self.loaded.max_length - len(target))
+        return context[-room:], target[: self.loaded.max_length - 1]
+
+    def _row(
+        self,
+        index: int,
+        ids: list[int],
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        stop: tuple[str, ...] = (),
+    ) -> _Row:
+        limit = self.loaded.max_length
+        room = max(0, min(max_new_tokens, limit - 1))
+        # What a conversation ends with matters most, so a prompt that is too long loses its start.
+        prompt = ids[-max(1, limit - room) :]
+        uniforms = row_uniforms(seed, index, room) if temperature > 0 else None
+        return _Row(index, prompt, room, tuple(filter(None, stop)), uniforms, finished=room == 0)
+
+    # Running
+
+    def _run(self, rows: list[_Row], *, temperature: float, top_p: float, batch_size: int) -> None:
+        order = sorted((r.index for r in rows if not r.finished), key=lambda i: len(rows[i].prompt))
+        lengths = [len(row.prompt) + row.room for row in rows]
+        for batch in _batches(order, lengths, batch_size):
+            self._run_batch([rows[i] for i in batch], temperature=temperature, top_p=top_p)
+
+    @torch.inference_mode()
+    def _run_batch(self, rows: list[_Row], *, temperature: float, top_p: float) -> None:
+        cache = new_cache(self.loaded.model, self.loaded.profile)
+        prompts = [row.prompt for row in rows]
+        shared = self._shared(prompts)
+        if shared:
+            ids, mask = self._padded([prompts[0][:shared]], left=False)
+            self._forward(ids, mask, cache=cache)
+            cache.batch_repeat_interleave(len(rows))
+        ids, own = self._padded([prompt[shared:] for prompt in prompts], left=True)
+        mask = torch.cat([own.new_ones(len(rows), shared), own], dim=1)
+        positions = mask.cumsum(1)[:, shared:].sub(1).clamp_min(0)
+        logits = self._forward(ids, mask, cache=cache, positions=positions)[:, -1]
+        while True:
+            tokens = self._choose(rows, logits, temperature, top_p)
+            for row, token in zip(rows, tokens.tolist(), strict=True):
+                if not row.finished:
+                    self._accept(row, token)
+            active = [i for i, row in enumerate(rows) if not row.finished]
+            if not active:
+                return
+            # A smaller batch is cheaper, but making one copies the cache.
+            if 2 * len(active) <= len(rows):
+                keep = torch.tensor(active, device=mask.device)
+                cache.batch_select_indices(keep)
+                mask, tokens = mask[keep], tokens[keep]
+                rows = [rows[i] for i in active]
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            positions = mask.sum(1, keepdim=True).sub(1)
+            logits = self._forward(tokens[:, None], mask, cache=cache, positions=positions)[:, -1]
+
+    def _tokens(self, row: _Row, *, temperature: float, top_p: float) -> Iterator[int]:
+        """Tokens of one answer, one at a time, on the cache of the last conversation."""
+        if row.finished:
+            return
+        key = self._cache_key()
+        croppable = self.loaded.profile.cache_croppable
+        entry = self.cache.take(key, row.prompt, croppable=croppable)
+        if entry is None:
+            entry = Remembered(key, [], new_cache(self.loaded.model, self.loaded.profile))
+        try:
+            pending = row.prompt[len(entry.ids) :]
+            while True:
+                logits = self._extend(entry, pending)
+                with torch.inference_mode():
+                    token = int(self._choose([row], logits, temperature, top_p))
+                if not self._accept(row, token):
+                    return
+                yield token
+                if row.finished:
+                    return
+                pending = [token]
+        finally:
+            # Reached on an error and on a reader who went away, too: put checks what it is given.
+            self.cache.put(entry)
+
+    @torch.inference_mode()
+    def _extend(self, entry: Remembered, pending: list[int]) -> Tensor:
+        start = len(entry.ids)
+        ids, _ = self._padded([pending], left=False)
+        mask = ids.new_ones(1, start + len(pending))
+        positions = torch.arange(start, start + len(pending), device=ids.device)[None]
+        logits = self._forward(ids, mask, cache=entry.cache, positions=positions)
+        entry.ids.extend(pending)
+        return logits[:, -1]
+
+    def _accept(self, row: _Row, token: int) -> bool:
+        """Take a token into an answer; False for one that ends it and is no part of it."""
+        if token in self.loaded.stop_ids:
+            row.finished = True
+            return False
+        row.new.append(token)
+        row.finished = len(row.new) >= row.room
+        if row.stop and not row.finished:
+            # A stop text of n characters spans at most 4n tokens, one for each of its bytes.
+            reach = 4 * max(map(len, row.stop)) + 8
+            tail = decode(self.loaded.tokenizer, row.new[-reach:])
+            row.finished = any(text in tail for text in row.stop)
+        return True
+
+    def _choose(self, rows: list[_Row], logits: Tensor, temperature: float, top_p: float) -> Tensor:
+        uniforms = None
+        if temperature > 0:
+            numbers = [
+                float(row.uniforms[min(len(row.new), row.room - 1)])
+                for row in rows
+                if row.uniforms is not None
+            ]
+            uniforms = torch.tensor(numbers, dtype=torch.float64)
+        return choose(logits, temperature=temperature, top_p=top_p, uniforms=uniforms)
+
+    def _shared(self, prompts: list[list[int]]) -> int:
+        """Leading tokens to compute once for the whole batch; 0 where that does not pay."""
+        profile = self.loaded.profile
+        # With padding between the prefix and the rest, a sliding window would count the padding.
+        if len(prompts) < 2 or profile.cache_kind != "kv" or any(profile.sliding_windows):
+            return 0
+        # Every row needs a token of its own to compute its logits.
+        shared = min(common_prefix(prompts), min(map(len, prompts)) - 1)
+        return shared if shared >= SHARED_PREFIX else 0
+
+    def _padded(self, rows: list[list[int]], *, left: bool) -> tuple[Tensor, Tensor]:
+        ids, mask = padded(rows, self.loaded.pad_id, left=left)
+        return ids.to(self.loaded.device), mask.to(self.loaded.device)
+
+    def _forward(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        *,
+        cache: Cache | None = None,
+        positions: Tensor | None = None,
+        keep: int | Tensor | None = 1,
+    ) -> Tensor:
+        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if positions is not None:
+            arguments["position_ids"] = positions
+        if keep is not None and self._keeps_logits:
+            arguments["logits_to_keep"] = keep
+        output = self.loaded.model(
+            **arguments, past_key_values=cache, use_cache=cache is not None, return_dict=True
+        )
+        logits: Tensor = output.logits
+        if isinstance(keep, Tensor) and not self._keeps_logits:
+            logits = logits[:, keep]
+        return logits
+
+    def _score(self, rows: list[tuple[list[int], list[int]]]) -> list[tuple[float, int]]:
+        ids, mask = self._padded([context + target for context, target in rows], left=False)
+        first = min(len(context) for context, _ in rows) - 1
+        keep = torch.arange(first, ids.shape[1] - 1, device=ids.device)
+        with torch.inference_mode():
+            logits = self._forward(ids, mask, keep=keep)
+            results = []
+            for row, (context, target) in enumerate(rows):
+                start = len(context) - 1 - first
+                own = log_softmax(logits[row, start : start + len(target)].float(), dim=-1)
+                wanted = torch.tensor(target, device=own.device)[:, None]
+                results.append((float(own.gather(1, wanted).double().sum()), len(target)))
+        return results
+
+    def _text(self, row: _Row) -> str:
+        return decode_after(self.loaded.tokenizer, row.prompt, row.new)
+
+    def _cache_key(self) -> Hashable:
+        return (self._state, self.loaded.revision)
+
+
+def _batches(order: Sequence[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
+    """Cut sorted indices into batches of at most ``size`` rows and ``MAX_BATCH_TOKENS`` tokens."""
+    batch: list[int] = []
+    longest = 0
+    for index in order:
+        longest = max(longest, lengths[index])
+        if batch and (len(batch) >= max(1, size) or longest * (len(batch) + 1) > MAX_BATCH_TOKENS):
+            yield batch
+            batch, longest = [], lengths[index]
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _cut(text: str, stop: Sequence[str]) -> str:
+    ends = [position for mark in stop if (position := text.find(mark)) >= 0]
+    return text[: min(ends)] if ends else text

@@ -1,0 +1,105 @@
+"""Choosing the next token: greedy, or sampled so that a row does not depend on its batch mates."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def row_uniforms(seed: int, row: int, count: int) -> Tensor:
+    """The random numbers of one row, one a token, from a generator of its own.
+
+    They depend on the seed of the call and on the row's place in it, not on how rows are batched.
+    """
+    name = hashlib.sha256(f"{seed}:{row}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(name[:8], "little") >> 1)
+    return torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+def choose(
+    logits: Tensor, *, temperature: float = 0.0, top_p: float = 1.0, uniforms: Tensor | None = None
+) -> Tensor:
+    """The next token of each row: ``logits`` is ``(rows, vocabulary)``.
+
+    Temperature 0 is greedy. Otherwise each row's uniform number is looked up in the cumulative
+    distribution of its tokens.
+    """
+    if temperature <= 0.0 or uniforms is None:
+        return logits.float().argmax(dim=-1)
+    probabilities = torch.softmax(logits.double() / temperature, dim=-1)
+    order: Tensor | None = None
+    if top_p < 1.0:
+        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+        before = probabilities.cumsum(dim=-1) - probabilities
+        probabilities = probabilities.masked_fill(before >= max(top_p, 0.0), 0.0)
+        # The likeliest token stays, so top_p = 0 is greedy and not empty.
+        probabilities[:, 0] = probabilities[:, 0].clamp_min(torch.finfo(torch.float64).tiny)
+    cumulative = probabilities.cumsum(dim=-1)
+    targets = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
+    picked = torch.searchsorted(cumulative, targets, right=True)
+    picked = picked.clamp_max(logits.shape[-1] - 1)
+    return (picked if order is None else order.gather(-1, picked)).squeeze(-1)
+
+
+class TextDecoder:
+    """Text of tokens as they come: pieces never break a character, and add up to the whole.
+
+    ``context`` are the last tokens of the prompt: tokenisers that drop a leading space do so at the
+    start of a text, and what is generated is not the start.
+    """
+
+    def __init__(self, tokenizer: object, context: Sequence[int] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._ids = list(context[-4:])
+        self._shown = len(self._decode(self._ids))
+        self._from = 0
+
+    def push(self, token: int) -> str:
+        """Take one token; give the text that is certain now, which may be empty."""
+        self._ids.append(token)
+        text = self._decode(self._ids[self._from :])
+        # An unfinished character decodes to the replacement character until its last byte comes.
+        if text.endswith("\ufffd"):
+            return ""
+        return self._emit(text)
+
+    def finish(self) -> str:
+        """The rest of the text, with replacement characters where bytes were missing."""
+        return self._emit(self._decode(self._ids[self._from :]))
+
+    def _emit(self, text: str) -> str:
+        piece = text[self._shown :]
+        # Decoding again from a few tokens back keeps the cost of a token constant.
+        if len(self._ids) - self._from > 32 and "\ufffd" not in text:
+            self._from = len(self._ids) - 8
+            text = self._decode(self._ids[self._from :])
+            if text.startswith("\ufffd"):
+                self._from = 0
+                text = self._decode(self._ids)
+        self._shown = len(text)
+        return piece
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return decode(self._tokenizer, ids)
+
+
+def decode(tokenizer: object, ids: Sequence[int]) -> str:
+    """The text of tokens, without special tokens."""
+    text = tokenizer.decode(  # type: ignore[attr-defined]
+        list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
+    return str(text)
+
+
+def decode_after(tokenizer: object, context: Sequence[int], ids: Sequence[int]) -> str:
+    """The text that ``ids`` add to a text ending in ``context``."""
+    tail = list(context[-4:])
+    before = decode(tokenizer, tail)
+    whole = decode(tokenizer, [*tail, *ids])
+    if whole.startswith(before):
+        return whole[len(before) :]
+    # The context ended inside a character that the first new token completes.
+    return decode(tokenizer, ids)

@@ -1,0 +1,112 @@
+"""Threads, and a fingerprint of the machine that says where a figure was measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+SPEED_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile", "bf16")
+"""Processor flags that choose between kernels, and so may change the last bits of a result."""
+
+
+def default_threads() -> int:
+    """Physical cores that this process may use: a second thread on a core only gets in the way."""
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    count = len(usable) if usable is not None else (os.cpu_count() or 1)
+    cores = _physical_cores(usable)
+    quota = _quota()
+    return max(1, min(cores or count, count, quota or count))
+
+
+def set_threads(count: int | None = None) -> int:
+    """Set the threads that torch computes with (None: one a physical core); gives the number."""
+    import torch
+
+    chosen = max(1, count) if count is not None else default_threads()
+    torch.set_num_threads(chosen)
+    return chosen
+
+
+def wait_politely() -> None:
+    """Make idle compute threads sleep instead of spin; call it before torch is imported.
+
+    Two processes whose idle threads spin take the cores from each other.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def machine_fingerprint() -> dict[str, Any]:
+    """What decides the last bits and the speed of a result, JSON-ready.
+
+    Two results are comparable bit for bit only if their fingerprints are equal.
+    """
+    import torch
+    import transformers
+
+    model, flags = _processor()
+    return {
+        "cpu": model,
+        "cores": default_threads(),
+        "flags": [flag for flag in SPEED_FLAGS if flag in flags],
+        "system": f"{platform.system()}-{platform.machine()}",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "torch_kernels": str(torch.backends.cpu.get_cpu_capability()),
+        "transformers": str(transformers.__version__),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def machine_digest(fingerprint: dict[str, Any] | None = None) -> str:
+    """SHA-256 over a fingerprint (this machine's by default), as hex."""
+    text = json.dumps(fingerprint or machine_fingerprint(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _processor() -> tuple[str, frozenset[str]]:
+    model, flags = platform.processor() or platform.machine(), frozenset[str]()
+    for key, value in _cpuinfo():
+        if key == "model name":
+            model = value
+        elif key in ("flags", "Features"):
+            flags = frozenset(value.split())
+            break
+    return model, flags
+
+
+def _cpuinfo() -> list[tuple[str, str]]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return [(key.strip(), value.strip()) for key, _, value in pairs]
+
+
+def _physical_cores(usable: list[int] | None) -> int:
+    """Distinct cores under the usable processors; 0 where the system does not say."""
+    cores: set[tuple[str, str]] = set()
+    number, socket = -1, "0"
+    for key, value in _cpuinfo():
+        if key == "processor" and value.isdigit():
+            number, socket = int(value), "0"
+        elif key == "physical id":
+            socket = value
+        elif key == "core id" and (usable is None or number in usable):
+            cores.add((socket, value))
+    return len(cores)
+
+
+def _quota() -> int:
+    """Processors that a container may use at most; 0 where there is no limit."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()[:2]
+        return 0 if quota == "max" else max(1, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        return 0

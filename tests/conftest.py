@@ -1,0 +1,23 @@
+"""Every test runs offline, on one thread, in a home of its own."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+# Before torch and transformers are imported: both read these once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty ENGRAIN_HOME, and no configuration from the machine that runs the tests."""
+    for name in list(os.environ):
+        if name.startswith("ENGRAIN_") and "__" in name:
+            monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    monkeypatch.setenv("ENGRAIN_HOME", str(home))
+    yield home

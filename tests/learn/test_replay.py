@@ -1,0 +1,37 @@
+"""Reservoir: every text equally likely; corrections leave no old value behind."""
+
+import random
+from collections import Counter
+
+from engrain.data.lessons import Lesson, TrainingText, chat
+from engrain.learn.learner import joined
+from engrain.learn.replay.reservoir import current, reservoir
+
+
+def fact(value: str) -> TrainingText:
+    return TrainingText(chat("What is my boat?", f"Your boat is {value}."), "fact", "your boat is")
+
+
+def test_reservoir_is_uniform() -> None:
+    counts: Counter[int] = Counter()
+    for seed in range(4000):
+        counts.update(reservoir(range(20), 5, random.Random(seed)))
+    expected = 4000 * 5 / 20
+    # Five standard deviations of a binomial with p = 1/4.
+    assert all(abs(counts[i] - expected) < 5 * (4000 * 0.25 * 0.75) ** 0.5 for i in range(20))
+
+
+def test_reservoir_keeps_all_of_a_short_stream() -> None:
+    assert reservoir(range(3), 5, random.Random(0)) == [0, 1, 2]
+
+
+def test_corrected_value_is_not_replayed() -> None:
+    old, new = Lesson("a", "", (fact("Orlin"),)), Lesson("b", "", (fact("Brell"),))
+    assert [len(texts) for _, texts in current([old], new)] == [0]
+    assert [len(texts) for _, texts in current([old, new], Lesson("c", "", ()))] == [0, 1]
+    assert joined(new, [old]).facts() == new.facts()
+
+
+def test_repeated_value_is_replayed() -> None:
+    same = Lesson("a", "", (fact("Orlin"),))
+    assert [len(texts) for _, texts in current([same], Lesson("b", "", (fact("Orlin"),)))] == [1]
