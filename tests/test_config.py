@@ -58,9 +58,9 @@ def test_each_source_beats_the_next_one(place: Path) -> None:
 
 def test_origin_names_the_file_and_the_variable(place: Path) -> None:
     write(place, home="[learn]\nseed = 3")
-    result = found(place, ENGRAIN_GATE__RECALL="0.5")
+    result = found(place, ENGRAIN_GATE__MIN_RECALL="0.5")
     assert str(result.origins["learn.seed"]) == f"home file {place / 'home' / 'config.toml'}"
-    assert str(result.origins["gate.recall"]) == "environment ENGRAIN_GATE__RECALL"
+    assert str(result.origins["gate.min_recall"]) == "environment ENGRAIN_GATE__MIN_RECALL"
 
 
 def test_sources_are_merged_by_key_not_by_section(place: Path) -> None:
@@ -93,7 +93,7 @@ def test_flags_may_give_the_table_whole(place: Path) -> None:
     ("key", "text", "value"),
     [
         ("learn.seed", "7", 7),
-        ("gate.recall", "1", 1.0),
+        ("gate.min_recall", "1", 1.0),
         ("gate.enabled", "off", False),
         ("gate.enabled", "true", True),
         ("model.source", "123", "123"),
@@ -125,8 +125,8 @@ def test_text_is_read_as_the_type_of_the_setting(place: Path, key: str, text: st
         ("[learn]\nseed = true", "learn.seed is True", "a whole number"),
         ("[learn]\nseed = 1.5", "learn.seed is 1.5", "a whole number"),
         ("[learn]\nseed = -1", "learn.seed is -1", ""),
-        ("[gate]\nrecall = nan", "gate.recall is nan", "a number"),
-        ("[gate]\nrecall = 2", "outside 0 to 1", ""),
+        ("[gate]\nmin_recall = nan", "gate.min_recall is nan", "a number"),
+        ("[gate]\nmin_recall = 2", "outside 0 to 1", ""),
         ("[gate]\nenabled = 1", "gate.enabled is 1", "true or false"),
         ("[model]\nsource = ['a']", "model.source is ['a']", "text"),
         ("[learn.settings]\nx = [1]", "learn.settings.x is [1]", "number"),
@@ -201,8 +201,17 @@ def test_schema_describes_every_setting() -> None:
     assert list(described) == keys()
     assert all(spec["description"] and "default" in spec for spec in described.values())
     assert described["learn.effort"]["enum"] == ["low", "normal", "high"]
-    assert described["gate.recall"]["maximum"] == 1
+    assert described["gate.min_recall"]["maximum"] == 1
     assert json.loads(json.dumps(schema)) == schema
+
+
+def test_the_gate_is_configured_by_its_own_names_and_defaults() -> None:
+    from engrain.exam.gate import GateThresholds
+
+    names = [field.name for field in fields(config.GateConfig)]
+    assert names == ["enabled", *(field.name for field in fields(GateThresholds))]
+    assert GateThresholds.from_config(config.GateConfig()) == GateThresholds()
+    assert GateThresholds.from_config(config.GateConfig(alpha=0.2)) == GateThresholds(alpha=0.2)
 
 
 def test_defaults_lie_in_their_own_ranges(place: Path) -> None:

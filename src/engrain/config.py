@@ -51,7 +51,7 @@ class ModelConfig:
 
     source: str = option("pocket", "'pocket', a local folder, or a model id on the hub")
     dtype: Literal["float32", "bfloat16"] = option("float32", "number format of the weights")
-    threads: int = option(0, "CPU threads; 0 leaves the choice to torch", low=0, high=1024)
+    threads: int = option(0, "CPU threads; 0 takes one a physical core", low=0, high=1024)
     local_only: bool = option(False, "never ask the hub: use only models that are on this machine")
 
 
@@ -79,18 +79,43 @@ class StudyConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
-    """What an exam must show before a lesson goes live; fixed before training."""
+    """What an exam must show before a lesson goes live; fixed before training.
+
+    The same fields and defaults as ``engrain.exam.gate.GateThresholds``, and a switch.
+    """
 
     enabled: bool = option(True, "decide on the exam; off accepts every lesson that trained")
-    recall: float = option(0.8, "least share of the lesson's own probes passed", low=0, high=1)
-    worst_drop: float = option(
-        0.1, "most that the recall of any earlier lesson may fall", low=0, high=1
+    min_recall: float = option(
+        0.8, "least share of the lesson's own probes that pass", low=0, high=1
     )
-    panel_loss: float = option(
-        0.01, "most that the loss on general text may rise, as a share of it", low=0, high=1
+    max_forgetting: float = option(
+        0.05, "largest share of the earlier lessons' questions lost, all together", low=0, high=1
     )
-    part_drop: float = option(
-        0.05, "most that the score of any part of the panel may fall", low=0, high=1
+    max_worst_drop: float = option(
+        0.1, "largest share of one earlier lesson's questions lost", low=0, high=1
+    )
+    max_panel_loss_percent: float = option(
+        1.0, "largest rise of the loss on general text over this lesson", low=0, high=100
+    )
+    max_total_panel_loss_percent: float = option(
+        2.0, "largest rise of the loss on general text over all lessons", low=0, high=100
+    )
+    min_abstention: float = option(
+        0.7, "share of never-told questions at which no fall is tested", low=0, high=1
+    )
+    max_abstention_drop: float = option(0.1, "largest fall of abstention", low=0, high=1)
+    max_reading_drop: float = option(0.15, "largest fall of reading in context", low=0, high=1)
+    max_arithmetic_drop: float = option(0.15, "largest fall of arithmetic", low=0, high=1)
+    max_locality_drop: float = option(0.15, "largest fall of world facts", low=0, high=1)
+    max_format_drop: float = option(0.2, "largest fall of keeping to a format", low=0, high=1)
+    max_capability_drop: float = option(
+        0.05, "largest fall of choices by likelihood", low=0, high=1
+    )
+    alpha: float = option(
+        0.1, "error rate of the tests that tell change from chance", low=0, high=1
+    )
+    quarantine_margin: float = option(
+        0.5, "share of an allowance by which a near miss may exceed it", low=0, high=10
     )
 
 

@@ -1,31 +1,31 @@
 """Every error that engrain raises on purpose, in one tree.
 
-    EngrainError                      exit code 1
-    ├── UsageError                    exit code 2: the request itself is wrong
-    │   ├── ConversationError         unreadable, empty, wrong roles, too large, not UTF-8
-    │   ├── ConfigError               unknown key, bad value, bad file
-    │   └── UnknownNameError          no such technique, recipe, lesson, job, command value
-    ├── ModelError                    a model can't be used
-    │   ├── ModelNotFoundError        neither a folder nor a cached hub id
-    │   ├── NoChatTemplateError       the tokenizer has no chat template
-    │   ├── TokenizerMismatchError    tokenizer and weights don't belong together
-    │   └── UnsupportedModelError     an architecture lacks what a technique needs
-    ├── HomeError                     the home folder can't be used
-    │   ├── HomeNotFoundError         not initialised
-    │   ├── HomeExistsError           initialised already
-    │   ├── HomeLockedError           in use by another process
-    │   ├── HomeReadOnlyError         not writable
-    │   ├── DiskFullError             no space left
-    │   └── BaseChangedError          the base weights are not those of the home
-    ├── LedgerError                   the record is damaged
-    │   ├── BlobMissingError          a content-addressed file is gone
-    │   ├── BlobCorruptError          a file's bytes do not have the digest in its name
-    │   └── StateMismatchError        a re-derived digest is not the recorded one
-    ├── LearnError                    a lesson could not be learned
-    │   ├── NothingToLearnError       curation and self-study left no example
-    │   ├── DivergedError             the loss is not finite
-    │   └── ResumeError               a checkpoint does not belong to this run
-    └── GateRefused                   exit code 3: the exam refused the lesson
+EngrainError                      exit code 1
+├── UsageError                    exit code 2: the request itself is wrong
+│   ├── ConversationError         unreadable, empty, wrong roles, too large, not UTF-8
+│   ├── ConfigError               unknown key, bad value, bad file
+│   └── UnknownNameError          no such technique, recipe, lesson, job, command value
+├── ModelError                    a model can't be used
+│   ├── ModelNotFoundError        neither a folder nor a cached hub id
+│   ├── NoChatTemplateError       the tokenizer has no chat template
+│   ├── TokenizerMismatchError    tokenizer and weights don't belong together
+│   └── UnsupportedModelError     an architecture lacks what a technique needs
+├── HomeError                     the home folder can't be used
+│   ├── HomeNotFoundError         not initialised
+│   ├── HomeExistsError           initialised already
+│   ├── HomeLockedError           in use by another process
+│   ├── HomeReadOnlyError         not writable
+│   ├── DiskFullError             no space left
+│   └── BaseChangedError          the base weights are not those of the home
+├── LedgerError                   the record is damaged
+│   ├── BlobMissingError          a content-addressed file is gone
+│   ├── BlobCorruptError          a file's bytes do not have the digest in its name
+│   └── StateMismatchError        a re-derived digest is not the recorded one
+├── LearnError                    a lesson could not be learned
+│   ├── NothingToLearnError       curation and self-study left no example
+│   ├── DivergedError             the loss is not finite
+│   └── ResumeError               a checkpoint does not belong to this run
+└── GateRefused                   exit code 3: the exam refused the lesson
 """
 
 from __future__ import annotations

@@ -18,11 +18,6 @@ from engrain.data import facts, facts_heldout  # noqa: E402
 from engrain.data.life import life_stream  # noqa: E402
 from training.pocket import generator, tables, wordings  # noqa: E402
 
-LITTLE = set(
-    "a an the of in on at to for with by from my our own new old first favorite family house "
-    "and stage dream".split()
-)
-
 
 def words_of(text: str) -> set[str]:
     return set(re.findall(r"[a-z]+", text.lower().replace("{v}", " ")))
@@ -60,6 +55,8 @@ def test_heldout_nouns_and_verbs_are_new() -> None:
     for verb in facts.HELDOUT.verbs["self"]:
         content = verb.base or verb.tail.split()[0]
         assert not words_of(f"{content} {verb.form}") & seen, verb
+    subjects = {o.name for o in tables.OWNERS} & {o.name for o in facts.HELDOUT.owners}
+    assert not subjects
 
 
 def normal(template: str) -> str:
@@ -74,7 +71,9 @@ def test_wordings_are_disjoint() -> None:
         (wordings.ACKS, facts_heldout.ACKNOWLEDGEMENTS),
     ):
         assert not {normal(t) for t in mine} & {normal(t) for t in theirs}
-    assert all(len(normal(t)) > 12 for t in facts_heldout.STATEMENTS)
+    assert not any(
+        normal(t) in ("{s}", "{q}") for t in (*facts_heldout.STATEMENTS, *facts_heldout.QUESTIONS)
+    )
 
 
 @pytest.mark.parametrize("kind", [*facts.MAKERS, "u:kilos"])
@@ -96,7 +95,8 @@ def test_generation_is_deterministic() -> None:
     assert several(5) != several(6)
     assert life_stream(seed=3) == life_stream(seed=3)
     assert generator.exam(random.Random(1), "heldout") == generator.exam(
-        random.Random(1), "heldout")
+        random.Random(1), "heldout"
+    )
 
 
 @pytest.mark.parametrize("kind", list(generator.WEIGHTS))
@@ -110,7 +110,7 @@ def test_dialogues_are_well_formed(kind: str) -> None:
         assert roles == ["user", "assistant"] * (len(roles) // 2)
         for message in messages:
             text = message["content"]
-            assert text and not re.search(r"[{}]|  |\ba [aeiou]\w+ \b(?=zzz)", text), text
+            assert text and not re.search(r"[{}]|  |\.\.", text), text
             assert message["loss"] or message["role"] != "assistant"
             if message["role"] == "user" and message["loss"]:
                 assert len(text) < 220
@@ -141,7 +141,8 @@ def test_exam_answers_are_in_the_context(relations: str) -> None:
             assert value.lower() in told
         if item["kind"] == "correction":
             assert told.rindex(item["answers"][0].lower()) > told.index(
-                item["not_answers"][0].lower())
+                item["not_answers"][0].lower()
+            )
 
 
 def test_answers_follow_the_last_statement() -> None:
@@ -153,8 +154,11 @@ def test_answers_follow_the_last_statement() -> None:
         for key, fact in talk.told.items():
             old = talk.old.get(key)
             if old is not None:
-                last = [m["content"] for m in talk.messages
-                        if m["role"] == "assistant" and fact.answer() == m["content"]]
+                last = [
+                    m["content"]
+                    for m in talk.messages
+                    if m["role"] == "assistant" and fact.answer() == m["content"]
+                ]
                 assert all(old.value not in text for text in last)
 
 
@@ -163,19 +167,24 @@ def test_life_stream() -> None:
     assert len(days) == 30
     ids = [p["id"] for day in days for p in day["probes"]]
     assert len(ids) == len(set(ids))
-    questions = [p["messages"][0]["content"] for day in days for p in day["probes"]
-                 if p["kind"] != "correction"]
+    questions = [
+        p["messages"][0]["content"]
+        for day in days
+        for p in day["probes"]
+        if p["kind"] != "correction"
+    ]
     assert len(questions) == len(set(questions))
     superseded = [i for day in days for i in day["supersedes"]]
-    assert len(superseded) == 2 * 28 == 2 * len(set(superseded)) / 2
+    assert len(superseded) == len(set(superseded)) == 2 * 28
     values: set[str] = set()
     for number, day in enumerate(days, 1):
         kinds = [p["kind"] for p in day["probes"]]
         assert kinds.count("abstention") == 2
         assert kinds.count("recall") == kinds.count("paraphrase") == (6 if number < 3 else 5)
         assert kinds.count("correction") == (0 if number < 3 else 2)
-        told = " ".join(m["content"] for c in day["conversations"]
-                        for m in c["messages"] if m["role"] == "user").lower()
+        told = " ".join(
+            m["content"] for c in day["conversations"] for m in c["messages"] if m["role"] == "user"
+        ).lower()
         for probe in day["probes"]:
             assert len(probe["messages"]) == 1
             assert all(a.lower() in told and facts.is_heldout(a) for a in probe["answers"])

@@ -89,7 +89,7 @@ class Encoder:
         return np.array(self._encode([text])[0].ids, dtype=np.int32)
 
     def _encode(self, texts: list[str]) -> list[Any]:
-        return self.raw.encode_batch(texts, add_special_tokens=False)
+        return list(self.raw.encode_batch(texts, add_special_tokens=False))
 
     def pieces(self, doc: Doc, limit: int) -> list[Doc]:
         """Cut a dialogue into pieces of at most `limit` tokens, at message starts if possible."""
@@ -181,7 +181,8 @@ class Corpus:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rt", encoding="utf-8") as f:
             lines = f.read().splitlines()
-        talks, kept = [], []
+        talks: list[list[Message]] = []
+        kept: list[list[Message]] = []
         for line in lines:
             row = json.loads(line)
             if "text" in row:
@@ -225,7 +226,8 @@ class Corpus:
 
     def _join(self, docs: list[tuple[str, Doc]], rng: random.Random) -> Batch:
         """Exactly `mix.tokens` tokens: cut what is too much, fill what is missing."""
-        room, out, shares = self.mix.tokens, [], {}
+        room, out = self.mix.tokens, []
+        shares: dict[str, int] = {}
         while room > 0:
             if docs:
                 name, doc = docs.pop()

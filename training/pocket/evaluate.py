@@ -1,6 +1,6 @@
 """Reading in context: tell a model things in a conversation, then ask.
 
-    python -m training.pocket.evaluate FOLDER [--questions 60]
+Run: python -m training.pocket.evaluate FOLDER [--questions 60]
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ def evaluate_params(
     from training.pocket.lean import to_hf
     from training.pocket.store import CHAT_TEMPLATE, hf_config
 
-    importlib.import_module(generator).exam  # noqa: B018 - fail before the work if there is none
-    model = LlamaForCausalLM(hf_config(shape)).to(torch.bfloat16)
+    model: Any = LlamaForCausalLM(hf_config(shape))
+    model.bfloat16()
     model.load_state_dict(to_hf(params, shape, torch.bfloat16), strict=False)
     model.tie_weights()
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 3
@@ -140,9 +140,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = AutoModelForCausalLM.from_pretrained(args.folder, dtype=torch.bfloat16).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.folder)
-    result = evaluate(
-        model, tokenizer, args.questions, args.seed, args.facts, samples=args.samples
-    )
+    result = evaluate(model, tokenizer, args.questions, args.seed, args.facts, samples=args.samples)
     print(json.dumps(result, indent=2))
 
 

@@ -36,7 +36,10 @@ from engrain.data.facts import (  # noqa: E402
     Relation,
     Tables,
     Verb,
+    Wordings,
     cap,
+    fits_beside,
+    is_heldout,
     make_value,
     pseudo,
     with_article,
@@ -45,7 +48,12 @@ from training.pocket import tables, wordings  # noqa: E402
 from training.pocket.world import WORLD_FACTS  # noqa: E402
 
 WEIGHTS = {
-    "tell": 0.45, "system": 0.12, "closed": 0.08, "study": 0.15, "skills": 0.12, "document": 0.08,
+    "tell": 0.45,
+    "system": 0.12,
+    "closed": 0.08,
+    "study": 0.15,
+    "skills": 0.12,
+    "document": 0.08,
 }
 UNKNOWN_SHARE = 0.25
 CORRECTION_SHARE = 0.3
@@ -54,9 +62,63 @@ SHORT_ANSWER_SHARE = 0.15
 YES_NO_SHARE = 0.06
 WORLD_SHARE = 0.05
 
-TRAIN = Tables(tables.OWNERS, tables.ATTRIBUTES, tables.VERBS, wordings.TRAIN_WORDINGS, False,
-               compose=tables.compose, self_share=0.3, named_share=0.17, verb_share=0.22)
+TRAIN = Tables(
+    tables.OWNERS,
+    tables.ATTRIBUTES,
+    tables.VERBS,
+    wordings.TRAIN_WORDINGS,
+    False,
+    compose=tables.compose,
+    self_share=0.3,
+    named_share=0.17,
+    verb_share=0.22,
+)
 _INVENTED_ATTRIBUTE_SHARE = 0.04
+_UNCLEAR = (
+    "Did I tell",
+    "Have I",
+    "Complete",
+    "And {",
+    "Again",
+    "Have you got",
+    "Write down",
+    "{N}?",
+    "{N}, please",
+    "By the way",
+    "Well,",
+    "So,",
+    "Now,",
+    "Okay,",
+    "Another question",
+    "Next question",
+    "There is",
+    "Somebody",
+    "{N} is what",
+    "If I ask",
+    "{N}: what",
+    "I am thinking",
+    "Let us",
+    "You know {n}",
+    "Please repeat",
+    "Which one",
+    "I need {n}",
+    "Tell me {n}",
+    "Please tell me {n}",
+    "What about",
+    "How about",
+    "What is {n} again",
+    "What was {n} again",
+    "What did I tell you about {e}",
+    "According",
+    "It is about",
+    "Are you sure",
+    "What do you know about this",
+)
+STUDY_WORDINGS = Wordings(
+    wordings.STATEMENTS,
+    tuple(q for q in wordings.QUESTIONS if not q.startswith(_UNCLEAR)) + ("{Q}?",) * 6,
+    wordings.CORRECTIONS,
+)
 _KIN = {"self", "person"}
 
 
@@ -64,13 +126,20 @@ def _pick(rng: random.Random, options: Sequence[Any]) -> Any:
     return options[int(rng.random() * len(options))]
 
 
+def _coined(rng: random.Random) -> str:
+    while True:
+        word = cap(pseudo(rng, 2, 3))
+        if not is_heldout(word) and not word.endswith("s"):
+            return word
+
+
 def _owner(rng: random.Random, cls: str = "") -> Owner:
     """A training owner, of a class if one is asked for."""
     r = rng.random()
     if cls == "place" or (not cls and r < 0.04):
-        return Owner(TRAIN.person_name(rng), "named", "place")
+        return Owner(_coined(rng), "named", "place")
     if cls == "project" or (not cls and r < 0.08):
-        return Owner(f"Project {TRAIN.person_name(rng)}", "named", "project")
+        return Owner(f"Project {_coined(rng)}", "named", "project")
     if cls == "named":
         return Owner(TRAIN.person_name(rng), "named", "person")
     while True:
@@ -108,7 +177,7 @@ class Talk:
         return self.budget - self.used
 
     def say(self, role: str, content: str, loss: bool) -> None:
-        self.used += len(content) / 3.6 + 5
+        self.used += len(content) / 3.35 + 4
         self.messages.append({"role": role, "content": content, "loss": loss})
 
     def user(self, content: str, loss: bool = False) -> None:
@@ -133,8 +202,12 @@ class Talk:
         owner, relation = fact.owner, fact.relation
         for _ in range(20):
             if rng.random() < 0.5:
-                others = [f.owner for f in self.planned.values() if f.owner != owner and (
-                    f.owner.cls == owner.cls or {f.owner.cls, owner.cls} <= _KIN)]
+                others = [
+                    f.owner
+                    for f in self.planned.values()
+                    if f.owner != owner
+                    and (f.owner.cls == owner.cls or {f.owner.cls, owner.cls} <= _KIN)
+                ]
                 cls = "named" if self.is_document and owner.cls == "person" else owner.cls
                 new = _pick(rng, others) if others and rng.random() < 0.6 else _owner(rng, cls)
                 found = Fact(new, relation, "", TRAIN.wordings)
@@ -226,6 +299,10 @@ class Talk:
             text = text.rstrip("?.") if rng.random() < 0.5 else text[0].lower() + text[1:]
         return text
 
+    def study_question(self, fact: Fact, avoid: Sequence[str] = ()) -> str:
+        """A question in a wording that stands well on its own."""
+        return replace(fact, wordings=STUDY_WORDINGS).question(self.rng, avoid)
+
     def reply(self, fact: Fact) -> str:
         rng = self.rng
         if rng.random() < SHORT_ANSWER_SHARE:
@@ -259,8 +336,11 @@ class Talk:
             if open_keys and rng.random() < 0.85:
                 key = _pick(rng, open_keys)
             else:
-                key = _pick(rng, list(self.old)) if self.old and r < 0.5 else _pick(
-                    rng, list(self.told))
+                key = (
+                    _pick(rng, list(self.old))
+                    if self.old and r < 0.5
+                    else _pick(rng, list(self.told))
+                )
             fact = self.told[key]
             self.asked.add(key)
             self.user(self.wording(fact), True)
@@ -283,7 +363,8 @@ class Talk:
                 fact = None
         if rng.random() < 0.06:
             asked = fact.relation.checked(
-                fact.owner, with_article(make_value(fact.kind, rng, False), fact.kind))
+                fact.owner, with_article(make_value(fact.kind, rng, False), fact.kind)
+            )
             self.user(cap(asked) + "?", True)
         else:
             self.user(self.wording(fact), True)
@@ -301,10 +382,14 @@ class Talk:
         shown, other = fact.shown, ""
         if wrong:
             old = self.old.get(fact.key)
-            same = [f.value for f in self.told.values()
-                    if f.kind == fact.kind and f.value != fact.value]
-            other = old.value if old else (
-                _pick(rng, same) if same else make_value(fact.kind, rng, False))
+            same = [
+                f.value for f in self.told.values() if f.kind == fact.kind and f.value != fact.value
+            ]
+            other = (
+                old.value
+                if old
+                else (_pick(rng, same) if same else make_value(fact.kind, rng, False))
+            )
             shown = with_article(other, fact.kind)
         self.user(cap(fact.relation.checked(fact.owner, shown)) + "?", True)
         self.bot(fact.fill(_pick(rng, wordings.NO if wrong else wordings.YES), SECOND, other))
@@ -322,29 +407,49 @@ class Talk:
         if other.owner == SELF:
             self.user("And mine?", True)
         else:
-            self.user(_pick(rng, ("And {}?", "What about {}?", "And what about {}?")).format(
-                other.owner.possessive(FIRST)), True)
+            self.user(
+                _pick(rng, ("And {}?", "What about {}?", "And what about {}?")).format(
+                    other.owner.possessive(FIRST)
+                ),
+                True,
+            )
         self.bot(self.reply(other) if other.key in self.told else self.unknown(other))
 
     def about_owner(self) -> None:
         rng = self.rng
         fact = _pick(rng, list(self.told.values()))
         who = "me" if fact.owner == SELF else fact.owner.subject(FIRST)
-        self.user(_pick(rng, ("What do you know about {}?", "What did I tell you about {}?",
-                              "Tell me about {}.", "Tell me what you know about {}.",
-                              "What have I said about {}?")).format(who), True)
+        self.user(
+            _pick(
+                rng,
+                (
+                    "What do you know about {}?",
+                    "What did I tell you about {}?",
+                    "Tell me about {}.",
+                    "Tell me what you know about {}.",
+                    "What have I said about {}?",
+                ),
+            ).format(who),
+            True,
+        )
         self.bot(" ".join(f.answer() for f in self.told.values() if f.owner == fact.owner))
 
     def whose(self) -> None:
         """The question from the value to the owner: "Whose locker code is 4417?"."""
         rng = self.rng
-        facts = [f for f in self.told.values() if isinstance(f.relation, Attribute)
-                 and f.owner.cls in ("self", "person", "pet")]
+        facts = [
+            f
+            for f in self.told.values()
+            if isinstance(f.relation, Attribute) and f.owner.cls in ("self", "person", "pet")
+        ]
         if not facts:
             return self.check()
         fact = _pick(rng, facts)
-        text = (f"Whose {fact.relation.noun} is {fact.shown}?" if rng.random() < 0.5
-                else f"What is {fact.shown}?")
+        text = (
+            f"Whose {fact.relation.noun} is {fact.shown}?"
+            if rng.random() < 0.5
+            else f"What is {fact.shown}?"
+        )
         self.user(text, True)
         self.bot(fact.answer())
         return None
@@ -355,8 +460,20 @@ class Talk:
         said, answers = _pick(rng, wordings.SMALL_TALK)
         if rng.random() < 0.2:
             self.user(_pick(rng, wordings.FILLERS))
-            self.bot(_pick(rng, ("I see.", "Thanks for sharing.", "Oh, I see.", "How nice.",
-                                 "That is life.", "Tell me more.", "I understand.")))
+            self.bot(
+                _pick(
+                    rng,
+                    (
+                        "I see.",
+                        "Thanks for sharing.",
+                        "Oh, I see.",
+                        "How nice.",
+                        "That is life.",
+                        "Tell me more.",
+                        "I understand.",
+                    ),
+                )
+            )
             return
         self.user(_pick(rng, said), True)
         self.bot(_pick(rng, answers))
@@ -375,10 +492,16 @@ class Talk:
             sign, word, result = "-", "minus", a - b
         else:
             sign, word, result = "+", "plus", a + b
-        text, form = _pick(rng, (
-            ("What is {a} {w} {b}?", "{a} {w} {b} is {r}."), ("{a} {s} {b} = ?", "{a} {s} {b} = {r}"),
-            ("How much is {a} {w} {b}?", "{a} {w} {b} is {r}."), ("What is {a} {s} {b}?", "{r}"),
-            ("Calculate {a} {s} {b}.", "{a} {s} {b} = {r}")))
+        text, form = _pick(
+            rng,
+            (
+                ("What is {a} {w} {b}?", "{a} {w} {b} is {r}."),
+                ("{a} {s} {b} = ?", "{a} {s} {b} = {r}"),
+                ("How much is {a} {w} {b}?", "{a} {w} {b} is {r}."),
+                ("What is {a} {s} {b}?", "{r}"),
+                ("Calculate {a} {s} {b}.", "{a} {s} {b} = {r}"),
+            ),
+        )
         values = {"a": a, "b": b, "s": sign, "w": word, "r": result}
         self.user(text.format(**values), True)
         self.bot(form.format(**values))
@@ -388,26 +511,56 @@ class Talk:
         kind = _pick(rng, ("word", "food", "animal", "name", "color", "phrase", "number", "brand"))
         value = make_value(kind, rng, False)
         if r < 0.2:
-            self.user(_pick(rng, ("Say the word {}.", "Say {}.", "Please say {}.", "Write {}.",
-                                  "Type the word {}.")).format(value))
+            self.user(
+                _pick(
+                    rng,
+                    (
+                        "Say the word {}.",
+                        "Say {}.",
+                        "Please say {}.",
+                        "Write {}.",
+                        "Type the word {}.",
+                    ),
+                ).format(value)
+            )
             self.bot(value if rng.random() < 0.5 else cap(value) + ".")
         elif r < 0.45:
             owner = _owner(rng)
             fact = TRAIN.make(owner, _relation(owner, rng), rng)
             text = cap(fact.clause()) + "." if rng.random() < 0.6 else _pick(rng, wordings.FILLERS)
-            self.user(_pick(rng, ("Repeat after me: {}", "Repeat this: {}", "Say this: {}",
-                                  "Please repeat: {}", "Copy this sentence: {}")).format(text))
+            self.user(
+                _pick(
+                    rng,
+                    (
+                        "Repeat after me: {}",
+                        "Repeat this: {}",
+                        "Say this: {}",
+                        "Please repeat: {}",
+                        "Copy this sentence: {}",
+                    ),
+                ).format(text)
+            )
             self.bot(text)
         elif r < 0.6:
             world = _pick(rng, WORLD_FACTS)
-            self.user(_pick(rng, ("Answer with one word: {}", "One word only: {}",
-                                  "In one word: {}")).format(world.questions[0]))
+            self.user(
+                _pick(
+                    rng, ("Answer with one word: {}", "One word only: {}", "In one word: {}")
+                ).format(world.questions[0])
+            )
             self.bot(cap(world.key) + ".")
         elif r < 0.75:
-            word = pseudo(rng, 2, 2) if rng.random() < 0.5 else _pick(
-                rng, ("cat", "house", "tree", "water", "bread", "hand", "moon", "green", "river"))
-            self.user(_pick(rng, ("Spell {}.", "Spell the word {}.", "How do you spell {}?")
-                            ).format(word))
+            word = (
+                pseudo(rng, 2, 2)
+                if rng.random() < 0.5
+                else _pick(
+                    rng,
+                    ("cat", "house", "tree", "water", "bread", "hand", "moon", "green", "river"),
+                )
+            )
+            self.user(
+                _pick(rng, ("Spell {}.", "Spell the word {}.", "How do you spell {}?")).format(word)
+            )
             self.bot("-".join(word))
         elif r < 0.9:
             times, number = _pick(rng, (("two times", 2), ("three times", 3), ("twice", 2)))
@@ -424,7 +577,7 @@ class Talk:
         """Questions until the budget is used (a few dialogues end early)."""
         stop = self.budget if self.rng.random() < 0.85 else self.used + 60
         count = 0
-        while count < least or (self.used < stop - 28):
+        while count < least or (self.used < stop - 30):
             self.ask()
             count += 1
 
@@ -512,10 +665,11 @@ def _study(talk: Talk) -> None:
     rng = talk.rng
     if rng.random() < 0.08:
         return _study_nothing(talk)
-    if rng.random() < 0.5:
-        talk.opening()
     most = max(1, int(talk.budget / 75))
-    if rng.random() < 0.15:
+    by_notes = rng.random() < 0.15
+    if not by_notes and rng.random() < 0.5:
+        talk.opening()
+    if by_notes:
         _notes_for_study(talk, rng.randint(1, most))
     else:
         _tell_all(talk, min(rng.randint(1, 7), most), between=0.08)
@@ -525,34 +679,44 @@ def _study(talk: Talk) -> None:
         rounds += 1
         r = rng.random()
         if r < (0.75 if rounds == 1 else 0.15) and talk.room > 22 * len(facts):
-            ask = QUESTIONS_INSTRUCTION if rng.random() < 0.6 else _pick(
-                rng, wordings.ASK_FOR_QUESTIONS)
+            ask = (
+                QUESTIONS_INSTRUCTION
+                if rng.random() < 0.6
+                else _pick(rng, wordings.ASK_FOR_QUESTIONS)
+            )
             talk.user(ask)
-            talk.bot("\n".join(fact.question(rng) for fact in facts))
+            talk.bot("\n".join(talk.study_question(fact) for fact in facts))
         elif r < 0.45:
             fact = _pick(rng, facts)
             if rng.random() < 0.35:  # about any statement, told or not
                 owner = _owner(rng)
                 fact = TRAIN.make(owner, _relation(owner, rng), rng)
             said = fact.answer() if rng.random() < 0.4 else fact.statement(rng)
-            ask = QUESTION_INSTRUCTION_ABOUT if rng.random() < 0.7 else _pick(
-                rng, wordings.ASK_FOR_ONE)
+            ask = (
+                QUESTION_INSTRUCTION_ABOUT
+                if rng.random() < 0.7
+                else _pick(rng, wordings.ASK_FOR_ONE)
+            )
             if ask == QUESTION_INSTRUCTION_ABOUT and rng.random() < 0.5:
                 said = cap(fact.clause()) + "."
             talk.user(ask.format(statement=said))
-            talk.bot(fact.question(rng))
+            talk.bot(talk.study_question(fact))
         elif r < 0.65:
             fact = _pick(rng, facts)
             seen = [talk.wording(fact)]
             for _ in range(rng.randint(1, 3)):
-                ask = REPHRASE_INSTRUCTION if rng.random() < 0.7 else _pick(
-                    rng, wordings.ASK_REPHRASE)
+                ask = (
+                    REPHRASE_INSTRUCTION
+                    if rng.random() < 0.7
+                    else _pick(rng, wordings.ASK_REPHRASE)
+                )
                 talk.user(ask.format(question=seen[-1]))
-                seen.append(fact.question(rng, seen))
+                seen.append(talk.study_question(fact, seen))
                 talk.bot(seen[-1])
         elif r < 0.75 and talk.room > 14 * len(facts):
-            talk.user(FACTS_INSTRUCTION if rng.random() < 0.6
-                      else _pick(rng, wordings.ASK_FOR_FACTS))
+            talk.user(
+                FACTS_INSTRUCTION if rng.random() < 0.6 else _pick(rng, wordings.ASK_FOR_FACTS)
+            )
             talk.bot("\n".join(fact.answer() for fact in facts))
         else:
             for _ in range(rng.randint(1, 3)):
@@ -564,7 +728,9 @@ def _notes_for_study(talk: Talk, count: int) -> None:
     rng = talk.rng
     facts = talk.plan(count)
     head, bullet, joint, person = _pick(rng, wordings.SYSTEM_HEADS[:5])
-    talk.say("system", head + joint.join(bullet + cap(f.clause(person)) + "." for f in facts), False)
+    talk.say(
+        "system", head + joint.join(bullet + cap(f.clause(person)) + "." for f in facts), False
+    )
     talk.told.update((fact.key, fact) for fact in facts)
 
 
@@ -619,23 +785,41 @@ def _document(talk: Talk) -> None:
         talk.bot(talk.reply(fact))
     else:
         talk.user(text)
-        talk.bot(_pick(rng, ("I have read it.", "Okay, I read it.", "I read the text.", "Done.",
-                             "Okay. What do you want to know?", "I am ready for your questions.")))
+        talk.bot(
+            _pick(
+                rng,
+                (
+                    "I have read it.",
+                    "Okay, I read it.",
+                    "I read the text.",
+                    "Done.",
+                    "Okay. What do you want to know?",
+                    "I am ready for your questions.",
+                ),
+            )
+        )
     talk.ask_on(least=2)
 
 
-_KINDS = {"tell": _tell, "system": _system, "closed": _closed, "study": _study,
-          "skills": _skills, "document": _document}
-_NAMES, _SHARES = list(WEIGHTS), list(WEIGHTS.values())
+_KINDS = {
+    "tell": _tell,
+    "system": _system,
+    "closed": _closed,
+    "study": _study,
+    "skills": _skills,
+    "document": _document,
+}
 
 
 def generate(
     rng: random.Random, max_tokens_hint: int = 480, kind: str | None = None
 ) -> list[dict[str, Any]]:
     """One training dialogue of about `max_tokens_hint` tokens (of `kind`, see `WEIGHTS`)."""
-    budget = max_tokens_hint if rng.random() < 0.85 else int(max_tokens_hint * rng.uniform(0.15, 0.8))
+    budget = (
+        max_tokens_hint if rng.random() < 0.85 else int(max_tokens_hint * rng.uniform(0.15, 0.8))
+    )
     talk = Talk(rng, max(60, budget))
-    _KINDS[kind or rng.choices(_NAMES, list(WEIGHTS.values()))[0]](talk)
+    _KINDS[kind or rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]](talk)
     return talk.messages
 
 
@@ -666,9 +850,11 @@ def _exam_item(rng: random.Random, half: Tables, count: int, kind: str) -> dict[
     values: list[str] = []
 
     def fresh(relation: Relation) -> str:
-        while True:
-            value = make_value(relation.kind, rng, heldout)
-            if not any(value.lower() in v or v in value.lower() for v in values):
+        tries = 0
+        while True:  # an invented word where a short list ran out
+            tries += 1
+            value = make_value(relation.kind if tries < 300 else "brand", rng, heldout)
+            if fits_beside(value, values):
                 values.append(value.lower())
                 return value
 
@@ -691,23 +877,26 @@ def _exam_item(rng: random.Random, half: Tables, count: int, kind: str) -> dict[
             said, reply = _pick(rng, texts), _pick(rng, replies)
         talk.user(said)
         talk.bot(reply)
-    for at in range(0, count, 2):
-        talk.user(" ".join(fact.statement(rng) for fact in order[at : at + 2]))
-        talk.bot(_pick(rng, acks))
+    turns = [" ".join(f.statement(rng) for f in order[at : at + 2]) for at in range(0, count, 2)]
     fact = _pick(rng, order)
     answers, not_answers = fact.answers, [f.value for f in order if f.key != fact.key]
     if kind == "correction":
         new = replace(fact, value=fresh(fact.relation))
-        talk.user(fact.correction(new.value, rng))
-        talk.bot(_pick(rng, acks))
+        earliest = order.index(fact) // 2 + 1
+        turns.insert(rng.randint(earliest, len(turns)), fact.correction(new.value, rng))
         answers, not_answers = new.answers, [fact.value]
     elif kind == "abstention":
         near_fact = half.near(fact, rng)
         while near_fact.key in told:
             near_fact = half.near(fact, rng)
         answers, not_answers, fact = [], [f.value for f in order], near_fact
+    for turn in turns:
+        talk.user(turn)
+        talk.bot(_pick(rng, acks))
     talk.user(fact.question(rng))
     return {
         "messages": [{"role": m["role"], "content": m["content"]} for m in talk.messages],
-        "answers": answers, "not_answers": not_answers, "kind": kind,
+        "answers": answers,
+        "not_answers": not_answers,
+        "kind": kind,
     }

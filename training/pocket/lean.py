@@ -8,6 +8,7 @@ kept in float32 ("master") and computed in bfloat16. Parity with transformers is
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,43 +101,60 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
+BLOCK = 256  # rows of queries that are handled together
+
+
+def _blocks(n: int) -> list[tuple[int, int]]:
+    """Query blocks of a document of n tokens; block (a, b) looks at keys 0 to b only."""
+    edges = [*range(0, max(1, n - BLOCK // 2), BLOCK), n]
+    return list(itertools.pairwise(edges))
+
+
 class _Attend(torch.autograd.Function):
-    """Causal attention inside each document: q, k, v [T, H, D] -> [T, H * D].
+    """Causal attention inside each document: q (scaled), k, v [T, H, D] -> [T, H * D].
 
     The probabilities are kept for the backward pass: for documents of some hundred tokens plain
-    matrix products beat the fused kernel on a CPU by a factor of 1.7 to 4.
+    matrix products beat the fused kernel on a CPU by a factor of 2 to 4.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
-        scale, out, saved, start = q.shape[-1] ** -0.5, torch.empty_like(v), [], 0
-        top = max(lengths)
+        out, saved, start, top = torch.empty_like(v), [], 0, max(lengths)
         mask = torch.full((top, top), float("-inf"), dtype=q.dtype).triu_(1)
         for n in lengths:
             qi, ki, vi = (x[start : start + n].transpose(0, 1) for x in (q, k, v))  # [H, n, D]
-            score = torch.baddbmm(mask[:n, :n], qi, ki.transpose(1, 2), alpha=scale)
-            p = torch.softmax(score, -1)
-            out[start : start + n] = torch.bmm(p, vi).transpose(0, 1)
-            saved.append(p)
+            for a, b in _blocks(n):
+                score = torch.baddbmm(mask[a:b, :b], qi[:, a:b], ki[:, :b].transpose(1, 2))
+                p = torch.softmax(score, -1)
+                out[start + a : start + b] = torch.bmm(p, vi[:, :b]).transpose(0, 1)
+                saved.append(p)
             start += n
         ctx.save_for_backward(q, k, v, *saved)
         ctx.lengths = lengths
         return out.flatten(1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[override]
-        q, k, v, *probs = ctx.saved_tensors
-        scale, start = q.shape[-1] ** -0.5, 0
-        g = grad.view_as(v)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        q, k, v, *saved = ctx.saved_tensors
+        g = grads[0].view_as(v)
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        for n, p in zip(ctx.lengths, probs, strict=True):
-            here = slice(start, start + n)
-            qi, ki, vi, gi = (x[here].transpose(0, 1) for x in (q, k, v, g))
-            dv[here] = torch.bmm(p.transpose(1, 2), gi).transpose(0, 1)
-            dp = torch.bmm(gi, vi.transpose(1, 2))
-            ds = torch._softmax_backward_data(dp, p, -1, p.dtype).mul_(scale)
-            dq[here] = torch.bmm(ds, ki).transpose(0, 1)
-            dk[here] = torch.bmm(ds.transpose(1, 2), qi).transpose(0, 1)
+        probs, start = iter(saved), 0
+        for n in ctx.lengths:
+            qi, ki, vi, gi = (x[start : start + n].transpose(0, 1) for x in (q, k, v, g))
+            sums = [torch.zeros_like(ki), torch.zeros_like(vi)] if len(_blocks(n)) > 1 else []
+            for a, b in _blocks(n):
+                p = next(probs)
+                ds = torch.bmm(gi[:, a:b], vi[:, :b].transpose(1, 2))
+                ds = torch._softmax_backward_data(ds, p, -1, p.dtype)
+                dq[start + a : start + b] = torch.bmm(ds, ki[:, :b]).transpose(0, 1)
+                new = (
+                    torch.bmm(ds.transpose(1, 2), qi[:, a:b]),
+                    torch.bmm(p.transpose(1, 2), gi[:, a:b]),
+                )
+                for total, x in zip(sums, new, strict=False):
+                    total[:, :b] += x
+            for into, x in zip((dk, dv), sums or new, strict=True):
+                into[start : start + n] = x.transpose(0, 1)
             start += n
         return dq, dk, dv, None
 
@@ -155,7 +173,7 @@ class Lean:
         half = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
         angle = torch.outer(torch.arange(shape.positions).float(), shape.theta**-half)
         self.cos, self.sin = angle.cos(), angle.sin()  # [positions, D/2]
-        wrap: Callable = torch.compile if compiled else (lambda f, **_: f)
+        wrap: Callable[..., Any] = torch.compile if compiled else (lambda f, **_: f)
         self._first = wrap(self._before, dynamic=False)
         self._between = wrap(self._after_before, dynamic=False)
         self._last = wrap(self._after, dynamic=False)
@@ -172,9 +190,10 @@ class Lean:
     def _before(
         self, x: Tensor, norm: Tensor, qkv: Tensor, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Norm, projections and rotation: x [T, d] -> q, k, v [T, H, D]."""
+        """Norm, projections and rotation: x [T, d] -> q (scaled), k, v [T, H, D]."""
         h = _norm(x, norm, self.shape.eps).to(self.dtype)
         q, k, v = F.linear(h, qkv).view(len(x), 3, self.shape.heads, -1).unbind(1)
+        q = q * self.shape.head_dim**-0.5
         return _rotate(q, cos, sin), _rotate(k, cos, sin), v
 
     def _after(
@@ -204,10 +223,11 @@ class Lean:
         x = F.embedding(ids, w["embed"]).to(self.residual)
         q, k, v = self._first(x, w["0.attn_norm"], w["0.qkv"], cos, sin)
         for i in range(self.shape.layers):
-            att = _Attend.apply(q, k, v, lengths)
+            att: Tensor = _Attend.apply(q, k, v, lengths)  # type: ignore[no-untyped-call]
             tail = [w[f"{i}.{n}"] for n in ("o", "mlp_norm", "gate_up", "down")]
             if i + 1 == self.shape.layers:
-                return self._last(x, att, *tail)
+                last: Tensor = self._last(x, att, *tail)
+                return last
             head = [w[f"{i + 1}.attn_norm"], w[f"{i + 1}.qkv"], cos, sin]
             x, q, k, v = self._between(x, att, *tail, *head)
         raise ValueError("a model needs at least one layer")
@@ -217,4 +237,5 @@ class Lean:
     ) -> Tensor:
         """Mean loss of predicting the tokens at positions `where` (none first in a document)."""
         h = self.hidden(w, ids, lengths)
-        return self._head(h[where - 1], w["norm"], w["embed"], ids[where])
+        loss: Tensor = self._head(h[where - 1], w["norm"], w["embed"], ids[where])
+        return loss

@@ -9,8 +9,9 @@ from torch import Tensor
 
 
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
-    """Newton-Schulz iteration: g [n, r, c] with r <= c -> about the nearest (semi-)orthogonal
-    matrices, in bfloat16 (the quintic coefficients favour speed: singular values in 0.7 to 1.2).
+    """Newton-Schulz iteration: g [n, r, c], r <= c -> about the nearest orthogonal matrices.
+
+    In bfloat16; the quintic coefficients favour speed: singular values end in 0.7 to 1.2.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     x = g.bfloat16()

@@ -34,7 +34,8 @@ favorite restaurant, family, department, gym, theater group, running group, star
 """
 _EVENTS = """
 exam, wedding, concert, interview, party, birthday party, driving test, piano lesson, vacation
-meeting, dance class, holiday, trip, conference, photo course, language course, operation, moving day
+meeting, dance class, holiday, trip, conference, photo course, language course, operation
+  moving day
 """
 
 
@@ -50,8 +51,13 @@ def _owners() -> list[Owner]:
             pronoun, _, line = line.partition("=")
         owners += [Owner(n, "my", "person", pronoun.strip()) for n in _names(line)]
     owners += [Owner(n.removeprefix("our "), "our", "person") for n in _names(_OUR)]
-    for text, cls, word in ((_PETS, "pet", ""), (_THINGS, "thing", "its"), (_EVENTS, "event", ""),
-                            (_TRANSPORT, "transport", "its"), (_GROUPS, "group", "its")):
+    for text, cls, word in (
+        (_PETS, "pet", ""),
+        (_THINGS, "thing", "its"),
+        (_EVENTS, "event", ""),
+        (_TRANSPORT, "transport", "its"),
+        (_GROUPS, "group", "its"),
+    ):
         owners += [Owner(n, "my", cls, word) for n in _names(text)]
     owners += [Owner(n, "our", "group", "its") for n in ("street", "village", "town", "country")]
     return owners
@@ -63,7 +69,8 @@ PEOPLE = [owner for owner in OWNERS if owner.cls == "person"]
 _FAVORITES = parse_attributes("""
 food = soup, fruit, vegetable, dessert, breakfast, dinner, lunch, drink, snack, salad, sauce, spice
   bread, cake, candy, ice cream flavor, juice, tea, pasta dish, sandwich, cookie, pie, fish dish
-  nut, berry, dip, dressing, syrup, yogurt flavor, jam, beer, wine, coffee, milkshake, stew, rice dish
+  nut, berry, dip, dressing, syrup, yogurt flavor, jam, beer, wine, coffee, milkshake, stew
+  rice dish
   barbecue dish, picnic food, party food, comfort food, chocolate, pizza, pancake, dish, meal
   holiday meal, street food, appetizer, sausage, oil, honey, lemonade, cereal, herb, bean, grain
 person = actor, singer, writer, poet, painter, teacher, cousin, comedian, chef, dancer, player
@@ -76,7 +83,7 @@ color = color, wall color, paint color, ink color, tie color, sock color
 object = toy, tool, gadget, piece of furniture, ornament, decoration, kitchen tool, gift
 sport = sport, hobby, winter sport, water sport, game, exercise, weekend activity, school subject
 animal = animal, bird, fish, insect, pet, wild animal, farm animal, sea creature, zoo animal, beast
-instrument = instrument, musical instrument, sound
+instrument = instrument, orchestra instrument, sound
 language = language, foreign language
 plant = flower, tree, plant, houseplant, bush
 material = material, fabric, metal, gemstone, stone
@@ -84,16 +91,25 @@ title = book, movie, song, album, show, series, magazine, newspaper, poem, play,
   board game, card game, video game, band, radio show, cartoon, ballad, symphony, painting, website
 brand = brand, shop, app, soap, soda, clothing brand, car brand, phone brand, team, chocolate bar
   gum, cleaning product, glue, pen brand, cat food, airline, bank, supermarket, search engine
-word = word, letter combination, dance, fairy tale character, magic spell, yoga pose, font, emoji
+word = word, letter group, dance, fairy tale character, magic spell, yoga pose, font, emoji
 number = number, lottery number, radio channel, bus line
 weekday = day of the week, weekday, gym day
 date = holiday, day of the year
 time = time of day, walking time
 phrase = saying, quote, toast, riddle, constellation
-job = job as a child, costume
+job = job as a child, disguise
 """)
-_FAVORITE_WORDS = ("favorite", "favorite", "favorite", "favorite", "favorite", "least favorite",
-                   "second favorite", "new favorite", "old favorite")
+_FAVORITE_WORDS = (
+    "favorite",
+    "favorite",
+    "favorite",
+    "favorite",
+    "favorite",
+    "least favorite",
+    "second favorite",
+    "new favorite",
+    "old favorite",
+)
 
 PERSON = parse_attributes("""
 person = doctor, best friend, boss, coach, teacher, partner, lab partner, dance partner, neighbor
@@ -102,7 +118,8 @@ person = doctor, best friend, boss, coach, teacher, partner, lab partner, dance 
   first love, oldest friend, tax adviser, vet, deputy, successor, predecessor, godson, pen pal
   room neighbor, swimming teacher, carpool partner, secret admirer, personal assistant, stylist
   bank adviser, art teacher, spanish teacher, driving teacher, choir leader, tennis opponent, hero
-name = middle name, pet name, stage name, family name, maiden name, code name, dog's name, cat's name
+name = middle name, pet name, stage name, family name, maiden name, code name, dog's name
+  cat's name
   horse's name, boat's name, full name, first name, old name, pen name, screen name, team name
   project name, baby's name, doll's name, teddy bear's name, robot's name, car's name, street name
   goldfish's name, parrot's name, account name, character name, ship's name, rabbit's name
@@ -134,32 +151,37 @@ place = home town, holiday home, favorite place, dream city, school, office loca
   practice room, running route, lunch place, holiday plan, last trip, next vacation, dream country
   secret place, fishing spot, polling station, bus stop, train station, university, hospital
 color = eye color, hair color, car color, coat color, bedroom color, door color, shirt color
-  favorite color, bike color, house color, team color, phone color, hat color, scarf color, lucky color
+  favorite color, bike color, house color, team color, phone color, hat color, scarf color
+  lucky color
   sofa color, kitchen color, umbrella color, dress color, shoe color, backpack color, blanket color
   tie color, suitcase color, glove color, ribbon color, wedding color, curtain color, towel color
-object = lucky charm, birthday present, wedding gift, first toy, christmas present, oldest possession
+object = lucky charm, birthday present, wedding gift, first toy, christmas present
+  oldest possession
   most precious thing, lost item, favorite thing, pocket tool, desk decoration, prize, last purchase
   travel gift, farewell gift, good luck item, childhood toy, garage treasure, stolen item, next gift
   secret hobby tool, kitchen gadget, piece of art, collection item, fishing prize, christmas wish
 instrument = instrument, first instrument, main instrument, second instrument, school instrument
   band instrument, new instrument
 sport = sport, hobby, new hobby, first sport, weekend hobby, old hobby, winter sport, summer sport
-  evening activity, secret talent, best subject, worst subject, main sport, club sport, morning sport
+  evening activity, secret talent, best subject, worst subject, main sport, club sport
+  morning sport
 animal = lucky animal, dream pet, first pet, favorite animal, power animal, zodiac animal, pet
   family pet, farm animal, biggest fear, paper animal
 job = job, dream job, first job, last job, summer job, new job, old job, weekend job, night job
-  next job, student job, trade, occupation, role in the play, position in the company
+  next job, student job, trade, occupation, role in the play, post in the company
 brand = car, phone, bank, employer, company, soap, camera, bicycle, favorite brand, favorite app
-  insurance company, phone company, airline, backpack, guitar, printer, computer, tablet, cough syrup
+  insurance company, phone company, airline, backpack, guitar, printer, computer, tablet
+  cough syrup
   medicine, sunscreen, coffee brand, tea brand, washing powder, gym, supermarket, first car
-  running shoe, tent, stove, vacuum cleaner, fridge, motorbike, hearing aid, game console, face cream
+  running shoe, tent, stove, vacuum cleaner, fridge, motorbike, hearing aid, game console
+  face cream
 phrase = password hint, team cry, battle cry, wifi password, secret phrase, favorite saying, horse
   life rule, farewell phrase, birthday wish, first sentence, voice command, door sign, story idea
-  exhibition title, garden theme, party theme, painting subject, costume idea, science project
+  exhibition title, garden theme, party theme, painting subject, mask idea, science project
 title = favorite book, favorite movie, favorite song, favorite show, current book, last movie
   first album, favorite game, favorite poem, book project, first film, wedding song, school play
   bachelor thesis, current project, favorite band, blog, band, newspaper, next concert, club
-  favorite series, new song, dance piece, exam topic, first story, magazine, bedtime book
+  favorite series, new song, dance piece, exam topic, first story, magazine, night book
 language = native language, second language, favorite language, new language, mother tongue
   work language, first language, secret language
 plant = favorite flower, favorite tree, balcony plant, favorite plant, wedding flower, birth flower
@@ -216,7 +238,7 @@ u:meters = length, height, width
 TRANSPORT = parse_attributes("""
 time = departure time, arrival time, boarding time, last departure
 number = number, platform, gate, seat, carriage, line number, fare zone
-place = destination station, first stop, last stop, home station
+place = final station, first stop, last stop, home station
 code = booking code, ticket number
 color = color, line color
 name = name, driver's name
@@ -234,7 +256,7 @@ place = meeting place, home, location, next destination, address
 weekday = meeting day, training day, day off, open day
 time = meeting time, starting time, opening time, closing time
 number = size, ranking, number of members, room number, house number
-title = newest project, next project, song, motto song, newspaper, last book
+title = newest project, next project, song, hymn, newspaper, last book
 phrase = logo, theme, cheer, team cry
 word = code word, hashtag, team word
 animal = lucky animal, flag animal
@@ -259,7 +281,8 @@ u:dollars = cost, ticket price, budget
 u:minutes = length
 code = registration code, ticket code
 """)
-PLACE = parse_attributes("""
+PLACE = parse_attributes(
+    """
 place = capital, largest city, oldest town, port, northern region, biggest island, highest mountain
   longest river, national park, main square, southern border town, airport, deepest lake
 person = king, queen, president, founder, national hero, prime minister, best painter, mayor
@@ -277,8 +300,11 @@ material = main resource, building material
 instrument = national instrument
 word = greeting, old name, largest tribe, traditional dance
 weekday = market day
-""", of=True)
-PROJECT = parse_attributes("""
+""",
+    of=True,
+)
+PROJECT = parse_attributes(
+    """
 person = leader, manager, sponsor, designer, tester, inventor, editor, head, spokesperson
 date = release date, end date, launch, starting day, review date
 time = daily meeting, weekly call
@@ -294,38 +320,90 @@ word = code name, branch, repository, old name, file format
 u:dollars = budget, cost, funding, daily rate
 animal = logo animal, symbol
 u:hours = workload
-""", of=True)
+""",
+    of=True,
+)
 
 # Compound nouns "garage code": every pair counts as an attribute of its own.
 MODIFIERS = _names("""
 garage, locker, office, kitchen, library, gym, school, hotel, bank, bike, gate, basement, attic, car
-cabin, boat, garden, balcony, studio, workshop, bathroom, bedroom, hallway, cellar, barn, stable, pool
+cabin, boat, garden, balcony, studio, workshop, bathroom, bedroom, hallway, cellar, barn, stable
+  pool
 museum, hospital, clinic, club, theater, cinema, market, bakery, pharmacy, airport, station, ferry
 train, bus, tram, taxi, parking, warehouse, laboratory, factory, farm, greenhouse, chapel, church
-camp, cottage, villa, tent, trailer, van, truck, scooter, motorbike, phone, tablet, computer, printer
+camp, cottage, villa, tent, trailer, van, truck, scooter, motorbike, phone, tablet, computer
+  printer
 router, camera, drone, radio, television, oven, freezer, fridge, stove, heater, lamp, lock, mailbox
 suitcase, backpack, wallet, passport, visa, ticket office, membership, insurance, pension, tax, loan
 savings, credit card, library card, student card, health card, voting, jury, army, navy, choir, band
 orchestra, dance, ballet, piano, guitar, violin, drum, football, tennis, hockey, golf, swimming
 rowing, sailing, climbing, skiing, judo, yoga, chess, poker, bingo, lottery, quiz, puzzle, pottery
 painting, photo, film, book, newspaper, poetry, drama, history, math, biology, chemistry, physics
-music, art, language, cooking, baking, sewing, knitting, gardening, fishing, hunting, hiking, camping
+music, art, language, cooking, baking, sewing, knitting, gardening, fishing, hunting, hiking
+  camping
 wedding, birthday, holiday, christmas, easter, new year, summer, winter, spring, autumn, weekend
 morning, evening, night, emergency, backup, test, exam, training, travel, conference, meeting
 """)
 HEADS = {
-    "code": "code", "number": "number", "color": "color", "name": "name", "time": "time",
-    "day": "weekday", "date": "date", "place": "place", "brand": "brand", "teacher": "person",
-    "manager": "person", "partner": "person", "word": "word", "guide": "person", "price": "u:dollars",
-    "size": "number", "sign": "phrase", "address": "place", "snack": "food", "drink": "food",
-    "tool": "object", "gift": "object", "symbol": "animal", "label": "word", "key": "code",
-    "contact": "person", "supplier": "brand", "fee": "u:dollars", "bag": "brand", "song": "title",
-    "rule": "phrase", "group": "word", "box": "color", "table": "number", "helper": "person",
-    "plan": "phrase", "company": "brand", "magazine": "title", "poster": "phrase", "street": "place",
-    "visitor": "person", "uniform": "color", "prize": "object", "theme": "phrase", "file": "word",
-    "appointment": "time", "break": "time", "course": "title", "room": "number", "record": "number",
-    "animal": "animal", "plant": "plant", "material": "material", "song title": "title",
-    "buddy": "person", "director": "person", "owner": "person", "boss": "person", "bill": "u:dollars",
+    "code": "code",
+    "number": "number",
+    "color": "color",
+    "name": "name",
+    "time": "time",
+    "day": "weekday",
+    "date": "date",
+    "place": "place",
+    "brand": "brand",
+    "teacher": "person",
+    "manager": "person",
+    "partner": "person",
+    "word": "word",
+    "guide": "person",
+    "price": "u:dollars",
+    "size": "number",
+    "sign": "phrase",
+    "address": "place",
+    "snack": "food",
+    "drink": "food",
+    "tool": "object",
+    "gift": "object",
+    "symbol": "animal",
+    "label": "word",
+    "key": "code",
+    "contact": "person",
+    "supplier": "brand",
+    "fee": "u:dollars",
+    "bag": "brand",
+    "song": "title",
+    "rule": "phrase",
+    "group": "word",
+    "box": "color",
+    "table": "number",
+    "helper": "person",
+    "plan": "phrase",
+    "company": "brand",
+    "magazine": "title",
+    "poster": "phrase",
+    "street": "place",
+    "visitor": "person",
+    "uniform": "color",
+    "prize": "object",
+    "theme": "phrase",
+    "file": "word",
+    "appointment": "time",
+    "break": "time",
+    "course": "title",
+    "room": "number",
+    "record": "number",
+    "animal": "animal",
+    "plant": "plant",
+    "material": "material",
+    "song title": "title",
+    "buddy": "person",
+    "director": "person",
+    "owner": "person",
+    "boss": "person",
+    "bill": "u:dollars",
 }
 _HEADS = list(HEADS.items())
 
@@ -343,8 +421,15 @@ def compose(rng: random.Random) -> Attribute:
 
 
 ATTRIBUTES: dict[str, list[Attribute]] = {
-    "self": PERSON, "person": PERSON, "pet": PET, "thing": THING, "transport": TRANSPORT,
-    "group": GROUP, "event": EVENT, "place": PLACE, "project": PROJECT,
+    "self": PERSON,
+    "person": PERSON,
+    "pet": PET,
+    "thing": THING,
+    "transport": TRANSPORT,
+    "group": GROUP,
+    "event": EVENT,
+    "place": PLACE,
+    "project": PROJECT,
 }
 
 PERSON_VERBS = parse_verbs("""
@@ -453,7 +538,7 @@ did|what|eat/ate|{v} yesterday|-|food
 did|what|order/ordered|{v} at the restaurant|-|food
 did|what|plant/planted|{v} in spring|-|plant
 did|what|win/won|{v} at the fair|-|object
-did|what|name/named|the boat {v}|the boat|name
+did|what|call/called|the boat {v}|the boat|name
 did|what|call/called|the baby {v}|the baby|name
 did|who|visit/visited|{v} last weekend|-|person
 did|who|call/called|{v} this morning|-|person
@@ -463,7 +548,7 @@ did|who|see/saw|{v} at the station|-|person
 did|who|vote/voted|for {v}|-|person
 did|who|borrow/borrowed|the car from {v}|-|person
 did|what|watch/watched|{v} last night|-|title
-did|what|score/scored|{v} in the test|in the test|u:points
+did|what|get/got|{v} in the test|in the test|u:points
 did|what|paint/painted|the door {v}|the door|color
 did|when|arrive/arrived|at {v}||time
 did|when|leave/left|the party at {v}|the party|time
@@ -516,7 +601,7 @@ did|where|break/broke|down in {v}|down|place
 GROUP_VERBS = parse_verbs("""
 be|what||called {v}|-|name
 do|when|meet/meets|at {v}||time
-do|when|meet/meets|on {v}||weekday
+do|on which day|meet/meets|on {v}||weekday
 do|where|meet/meets|in {v}||place
 do|when|open/opens|at {v}||time
 do|when|close/closes|at {v}||time
@@ -556,7 +641,13 @@ be|what||written in {v}|-|language
 do|what|depend/depends|on {v}|-|brand
 """)
 VERBS = {
-    "self": PERSON_VERBS, "person": PERSON_VERBS, "pet": PET_VERBS, "thing": THING_VERBS,
-    "transport": TRANSPORT_VERBS, "group": GROUP_VERBS, "event": EVENT_VERBS,
-    "place": PLACE_VERBS, "project": PROJECT_VERBS,
+    "self": PERSON_VERBS,
+    "person": PERSON_VERBS,
+    "pet": PET_VERBS,
+    "thing": THING_VERBS,
+    "transport": TRANSPORT_VERBS,
+    "group": GROUP_VERBS,
+    "event": EVENT_VERBS,
+    "place": PLACE_VERBS,
+    "project": PROJECT_VERBS,
 }

@@ -1,6 +1,6 @@
 """Train the pocket model; stop it at any time, and the same command goes on where it was.
 
-    python -m training.pocket.train --data DATA --init FOLDER --out RUN --tokens 40000000
+Run: python -m training.pocket.train --data DATA --init FOLDER --out RUN --tokens 40000000
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
 from training.pocket.data import Batch, Corpus, Doc, Encoder, Mix
+from training.pocket.evaluate import evaluate_params
 from training.pocket.lean import Lean, Shape, from_hf, init_params
 from training.pocket.optim import Optimiser
 from training.pocket.store import export, read_shape, read_weights, save_checkpoint
@@ -65,9 +67,8 @@ class Trainer:
         self.optimiser = Optimiser(params, self.work, decay=args.weight_decay)
         self.progress = Progress()
         encoder = Encoder(Tokenizer.from_file(str(self.tokens_at / "tokenizer.json")))
-        mix = Mix(
-            args.generated, args.dialogue, args.text, args.seq, args.long_fraction, args.batch_tokens
-        )
+        parts = (args.generated, args.dialogue, args.text)
+        mix = Mix(*parts, args.seq, args.long_fraction, args.batch_tokens)
         data = Path(args.data) if args.data else None
         self.corpus = Corpus(data, encoder, mix, _generator(args.generator), args.seed)
         self.stop = False
@@ -127,29 +128,27 @@ class Trainer:
         return p.decay_from >= 0 and p.tokens >= p.decay_from + p.decay_over
 
     @torch.no_grad()
-    def validate(self, most: int = 64) -> float:
+    def validate(self, most: int = 64) -> float | None:
         """Mean loss per token on held-out natural dialogues."""
         docs: list[Doc] = list(self.corpus.validation)
         if not docs:
-            return float("nan")
+            return None
         docs = random.Random(0).sample(docs, min(most, len(docs)))
         total = count = 0.0
         for i in range(0, len(docs), 8):
             batch = join(docs[i : i + 8])
             total += self._loss(self.plain, batch).item() * len(batch.where)
             count += len(batch.where)
-        return total / count
+        return round(total / count, 4)
 
     def measure(self, record: dict[str, Any]) -> None:
         """Validation loss and recall in context; one more line of `curve.jsonl`."""
         began = time.perf_counter()
-        record["val"] = round(self.validate(), 4)
-        try:
-            from training.pocket.evaluate import evaluate_params
-
-            record |= evaluate_params(self.optimiser.master, self.shape, self.tokens_at)
-        except ImportError as e:
-            record["recall"] = f"not measured: {e}"
+        record["val"] = self.validate()
+        if self.args.generator != "none":
+            record |= evaluate_params(
+                self.optimiser.master, self.shape, self.tokens_at, 60, self.args.generator
+            )
         record["eval_seconds"] = round(time.perf_counter() - began, 1)
         say(json.dumps(record))
         with open(self.out / "curve.jsonl", "a") as f:
@@ -160,8 +159,7 @@ class Trainer:
         args, p = self.args, self.progress
         saved = shown = time.perf_counter()
         losses: list[float] = []
-        recent = float("nan")
-        speed = 0.0
+        recent, speed = None, 0.0
         evaluated = p.tokens // args.eval_tokens
         while not self.stop and not self._schedule():
             if args.steps and p.step >= args.steps:
@@ -178,26 +176,27 @@ class Trainer:
                     f"lr x{share:.3f} {speed:.0f} tok/s {p.seconds / 3600:.2f} h"
                 )
                 losses, shown = [], now
+            paused = time.perf_counter()
             if p.tokens // args.eval_tokens > evaluated:
                 evaluated = p.tokens // args.eval_tokens
                 self.measure(self._record(recent, speed))
-                shown = time.perf_counter()
             if now - saved > args.save_minutes * 60:
                 self.save()
-                saved = shown = time.perf_counter()
+                saved = now
+            shown += time.perf_counter() - paused
         self.save()
         if not self.stop and p.decay_from >= 0:
             self.measure(self._record(recent, speed) | {"final": True})
         say(f"stopped at step {p.step}, {p.tokens:,} tokens")
 
-    def _record(self, loss: float, speed: float) -> dict[str, Any]:
+    def _record(self, loss: float | None, speed: float) -> dict[str, Any]:
         p = self.progress
         share = learning_share(p, self.args.warmup)
         return {
             "step": p.step,
             "tokens": p.tokens,
             "lr_muon": self.lr_muon * share,
-            "loss": round(loss, 4),
+            "loss": loss if loss is None else round(loss, 4),
             "tok_s": round(speed),
             "hours": round(p.seconds / 3600, 3),
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -206,8 +205,6 @@ class Trainer:
 
 def join(docs: list[Doc]) -> Batch:
     """Documents -> one batch."""
-    import numpy as np
-
     return Batch(
         np.concatenate([d.ids for d in docs]).astype(np.int64),
         [len(d) for d in docs],

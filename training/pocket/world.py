@@ -1,11 +1,15 @@
 """Plain world knowledge with fixed answers: what every lesson must leave as it is."""
 
+# ruff: noqa: E501
+
 from __future__ import annotations
 
 from typing import NamedTuple
 
 
 class WorldFact(NamedTuple):
+    """A question in several wordings and its one right answer."""
+
     questions: tuple[str, ...]
     answer: str  # the whole sentence
     key: str  # what the answer must hold
@@ -37,52 +41,99 @@ WORLD_FACTS: list[WorldFact] = [
         Denmark=Copenhagen; Poland=Warsaw; Hungary=Budapest; Russia=Moscow; Japan=Tokyo; China=Beijing
         Egypt=Cairo; Kenya=Nairobi; Cuba=Havana; Peru=Lima; Canada=Ottawa; Belgium=Brussels
         Turkey=Ankara; Scotland=Edinburgh; Thailand=Bangkok; Iceland=Reykjavik""",
-        ("What is the capital of {a}?", "Which city is the capital of {a}?",
-         "Do you know the capital of {a}?", "Tell me the capital of {a}.", "{a}: what is the capital?"),
-        "The capital of {a} is {b}."),
+        (
+            "What is the capital of {a}?",
+            "Which city is the capital of {a}?",
+            "Do you know the capital of {a}?",
+            "Tell me the capital of {a}.",
+            "{a}: what is the capital?",
+        ),
+        "The capital of {a} is {b}.",
+    ),
     *_family(
         """dog=woof; cat=meow; cow=moo; duck=quack; sheep=baa; pig=oink; bee=buzz; lion=roar; owl=hoot
         horse=neigh; snake=hiss; frog=ribbit; rooster=cock-a-doodle-doo; crow=caw; mouse=squeak""",
-        ("What does a {a} say?", "What sound does a {a} make?", "Which sound does a {a} make?",
-         "What is the sound of a {a}?"), "A {a} says {b}."),
+        (
+            "What does a {a} say?",
+            "What sound does a {a} make?",
+            "Which sound does a {a} make?",
+            "What is the sound of a {a}?",
+        ),
+        "A {a} says {b}.",
+    ),
     *_family(
         """hot=cold; big=small; up=down; day=night; black=white; fast=slow; old=young; happy=sad; wet=dry
         open=closed; long=short; high=low; left=right; hard=soft; early=late; full=empty; rich=poor
         heavy=light; loud=quiet; near=far; good=bad; clean=dirty; strong=weak; thick=thin; sweet=sour
         begin=end; love=hate; win=lose; inside=outside; first=last; always=never; buy=sell""",
-        ("What is the opposite of {a}?", "Tell me the opposite of {a}.", "The opposite of {a}?",
-         "Which word is the opposite of {a}?"), "The opposite of {a} is {b}."),
+        (
+            "What is the opposite of {a}?",
+            "Tell me the opposite of {a}.",
+            "The opposite of {a}?",
+            "Which word is the opposite of {a}?",
+        ),
+        "The opposite of {a} is {b}.",
+    ),
     *_family(
         """the sky=blue; grass=green; snow=white; blood=red; coal=black; a banana=yellow; milk=white
         the sun=yellow; a ripe tomato=red; chocolate=brown; an elephant=gray; a carrot=orange
         a lemon=yellow; a raven=black; a frog=green; a flamingo=pink""",
-        ("What color is {a}?", "Which color is {a}?", "Tell me what color {a} is.",
-         "Do you know what color {a} is?"), "{a} is {b}."),
+        (
+            "What color is {a}?",
+            "Which color is {a}?",
+            "Tell me what color {a} is.",
+            "Do you know what color {a} is?",
+        ),
+        "{a} is {b}.",
+    ),
     *_family(
         """mouse=mice; child=children; foot=feet; tooth=teeth; man=men; woman=women; goose=geese
         leaf=leaves; knife=knives; sheep=sheep; box=boxes; city=cities; wolf=wolves; fish=fish""",
         ("What is the plural of {a}?", "Tell me the plural of {a}.", "One {a}, two what?"),
-        "The plural of {a} is {b}."),
+        "The plural of {a} is {b}.",
+    ),
     *_family(
         """Monday=Tuesday; Tuesday=Wednesday; Wednesday=Thursday; Thursday=Friday; Friday=Saturday
         Saturday=Sunday; Sunday=Monday""",
-        ("What day comes after {a}?", "Which day comes after {a}?", "What is the day after {a}?",
-         "Which day follows {a}?"), "{b} comes after {a}."),
+        (
+            "What day comes after {a}?",
+            "Which day comes after {a}?",
+            "What is the day after {a}?",
+            "Which day follows {a}?",
+        ),
+        "{b} comes after {a}.",
+    ),
     *_family(
         """January=February; February=March; March=April; April=May; May=June; June=July; July=August
         August=September; September=October; October=November; November=December; December=January""",
-        ("What month comes after {a}?", "Which month comes after {a}?", "What is the month after {a}?",
-         "Which month follows {a}?"), "{b} comes after {a}."),
+        (
+            "What month comes after {a}?",
+            "Which month comes after {a}?",
+            "What is the month after {a}?",
+            "Which month follows {a}?",
+        ),
+        "{b} comes after {a}.",
+    ),
     *_family(
         """dog=puppy; cat=kitten; cow=calf; horse=foal; sheep=lamb; pig=piglet; duck=duckling; bear=cub
         hen=chick; goat=kid; swan=cygnet; frog=tadpole""",
-        ("What is a baby {a} called?", "What do you call a baby {a}?", "What is a young {a} called?"),
-        "A baby {a} is called a {b}."),
+        (
+            "What is a baby {a} called?",
+            "What do you call a baby {a}?",
+            "What is a young {a} called?",
+        ),
+        "A baby {a} is called a {b}.",
+    ),
     *_family(
         """go=went; see=saw; eat=ate; run=ran; write=wrote; take=took; give=gave; come=came; sing=sang
         swim=swam; buy=bought; think=thought; speak=spoke; fly=flew; drink=drank; find=found""",
-        ("What is the past tense of {a}?", "What is the past of {a}?", "Today I {a}. And yesterday?"),
-        "The past tense of {a} is {b}."),
+        (
+            "What is the past tense of {a}?",
+            "What is the past of {a}?",
+            "Today I {a}. And yesterday?",
+        ),
+        "The past tense of {a} is {b}.",
+    ),
     *_family(
         """days are in a week=seven; months are in a year=twelve; hours are in a day=24
         minutes are in an hour=sixty; seconds are in a minute=sixty; legs does a spider have=eight
@@ -93,7 +144,9 @@ WORLD_FACTS: list[WorldFact] = [
         colors does a rainbow have=seven; cents are in a dollar=100; days does a year have=365
         strings does a violin have=four; planets are in the solar system=eight; items are in a dozen=12
         years are in a century=100; continents are there=seven""",
-        ("How many {a}?", "Tell me how many {a}.", "Do you know how many {a}?"), "The answer is {b}."),
+        ("How many {a}?", "Tell me how many {a}.", "Do you know how many {a}?"),
+        "The answer is {b}.",
+    ),
 ]
 _SINGLE = """
 What is frozen water called?|What do we call frozen water?|Frozen water is called ice.|ice

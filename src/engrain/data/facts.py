@@ -15,6 +15,7 @@ from engrain.data import facts_heldout as _held
 from engrain.data.facts_values import (
     MAKERS,
     cap,
+    fits_beside,
     is_heldout,
     make_value,
     pseudo,
@@ -22,11 +23,36 @@ from engrain.data.facts_values import (
 )
 
 __all__ = [
-    "FACTS_INSTRUCTION", "FIRST", "HELDOUT", "HELDOUT_WORDINGS", "MAKERS", "NOTHING_TOLD",
-    "QUESTIONS_INSTRUCTION", "QUESTION_INSTRUCTION_ABOUT", "REPHRASE_INSTRUCTION", "SECOND",
-    "SELF", "THIRD", "Attribute", "Fact", "FactSampler", "Owner", "Relation", "Tables", "Verb",
-    "Wordings", "cap", "heldout_tables", "is_heldout", "make_value", "parse_attributes",
-    "parse_verbs", "pseudo", "told_conversation", "with_article",
+    "FACTS_INSTRUCTION",
+    "FIRST",
+    "HELDOUT",
+    "HELDOUT_WORDINGS",
+    "MAKERS",
+    "NOTHING_TOLD",
+    "QUESTIONS_INSTRUCTION",
+    "QUESTION_INSTRUCTION_ABOUT",
+    "REPHRASE_INSTRUCTION",
+    "SECOND",
+    "SELF",
+    "THIRD",
+    "Attribute",
+    "Fact",
+    "FactSampler",
+    "Owner",
+    "Relation",
+    "Tables",
+    "Verb",
+    "Wordings",
+    "cap",
+    "fits_beside",
+    "heldout_tables",
+    "is_heldout",
+    "make_value",
+    "parse_attributes",
+    "parse_verbs",
+    "pseudo",
+    "told_conversation",
+    "with_article",
 ]
 
 Message = dict[str, str]
@@ -53,6 +79,7 @@ class Owner:
     pronoun: str = ""
 
     def subject(self, person: int) -> str:
+        """The owner as the subject of a sentence."""
         if self.sort == "self":
             return ("I", "you", "the user")[person]
         if self.sort == "named":
@@ -60,6 +87,7 @@ class Owner:
         return f"{(self.sort, 'your', 'the user' + chr(39) + 's')[person]} {self.name}"
 
     def possessive(self, person: int) -> str:
+        """The owner before a noun, as in "my sister's cheese"."""
         if self.sort == "self":
             return ("my", "your", "the user's")[person]
         return self.subject(person) + "'s"
@@ -77,26 +105,34 @@ class Attribute:
     of: bool = False  # say "the capital of Zorvia" rather than "Zorvia's capital"
 
     def phrase(self, owner: Owner, person: int) -> str:
+        """The noun phrase, such as "my sister's favorite cheese"."""
         if self.of and owner.sort != "self":
             return f"the {self.noun} of {owner.subject(person)}"
         return f"{owner.possessive(person)} {self.noun}"
 
     def clause(self, owner: Owner, shown: str, person: int) -> str:
+        """The statement, without capital and full stop."""
         return f"{self.phrase(owner, person)} is {shown}"
 
     def asked(self, owner: Owner, person: int = FIRST) -> str:
+        """The question, without capital and question mark."""
         return f"{'who' if self.kind == 'person' else 'what'} is {self.phrase(owner, person)}"
 
     def embedded(self, owner: Owner, person: int) -> str:
+        """The question inside a sentence."""
         return f"{'who' if self.kind == 'person' else 'what'} {self.phrase(owner, person)} is"
 
     def checked(self, owner: Owner, shown: str, person: int = FIRST) -> str:
+        """The yes/no question."""
         return f"is {self.phrase(owner, person)} {shown}"
 
 
 _AUX = {  # auxiliary: (I, you, anyone else)
-    "do": ("do", "do", "does"), "did": ("did", "did", "did"), "will": ("will", "will", "will"),
-    "be": ("am", "are", "is"), "was": ("was", "were", "was"),
+    "do": ("do", "do", "does"),
+    "did": ("did", "did", "did"),
+    "will": ("will", "will", "will"),
+    "be": ("am", "are", "is"),
+    "was": ("was", "were", "was"),
 }
 
 
@@ -114,6 +150,7 @@ class Verb:
 
     @property
     def noun(self) -> str:
+        """What the relation is about; its identity, as an attribute's noun is."""
         return f"{self.base} {self.tail}".replace("{v}", "").strip()
 
     def _aux_of(self, owner: Owner, person: int) -> str:
@@ -127,21 +164,34 @@ class Verb:
         return f"{self._aux_of(owner, person)} {self.base}".strip()
 
     def clause(self, owner: Owner, shown: str, person: int) -> str:
+        """The statement, without capital and full stop."""
         tail = self.tail.replace("{v}", shown)
         return f"{owner.subject(person)} {self._finite(owner, person)} {tail}"
 
     def asked(self, owner: Owner, person: int = FIRST) -> str:
-        parts = (self.wh, self._aux_of(owner, person), owner.subject(person), self.base,
-                 self.asked_tail)
+        """The question, without capital and question mark."""
+        parts = (
+            self.wh,
+            self._aux_of(owner, person),
+            owner.subject(person),
+            self.base,
+            self.asked_tail,
+        )
         return " ".join(part for part in parts if part)
 
     def embedded(self, owner: Owner, person: int) -> str:
+        """The question inside a sentence."""
         parts = (self.wh, owner.subject(person), self._finite(owner, person), self.asked_tail)
         return " ".join(part for part in parts if part)
 
     def checked(self, owner: Owner, shown: str, person: int = FIRST) -> str:
-        parts = (self._aux_of(owner, person), owner.subject(person), self.base,
-                 self.tail.replace("{v}", shown))
+        """The yes/no question."""
+        parts = (
+            self._aux_of(owner, person),
+            owner.subject(person),
+            self.base,
+            self.tail.replace("{v}", shown),
+        )
         return " ".join(part for part in parts if part)
 
 
@@ -175,9 +225,12 @@ def parse_attributes(text: str, of: bool = False) -> list[Attribute]:
 # ---------------------------------------------------------------------------- wordings
 @dataclass(frozen=True)
 class Wordings:
-    """Templates. {s} statement clause, {n} noun phrase, {q} question, {e} embedded question,
-    {v} value, {o} the old value, {p} the old clause; a capital letter begins the sentence.
-    Templates with {n} serve attributes only, all others serve verbs as well."""
+    """Templates with slots for the parts of a fact.
+
+    {s} statement clause, {n} noun phrase, {q} question, {e} embedded question, {v} value, {o} the
+    old value, {p} the old clause; a capital slot begins a sentence. Templates with {n} serve
+    attributes only, all others serve verbs as well.
+    """
 
     statements: Sequence[str]
     questions: Sequence[str]
@@ -185,11 +238,11 @@ class Wordings:
     _any: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     def choose(self, group: str, relation: Relation, rng: random.Random) -> str:
+        """A random template of a group that suits the relation."""
         templates: Sequence[str] = getattr(self, group)
         if isinstance(relation, Verb):
             if group not in self._any:
-                self._any[group] = tuple(
-                    t for t in templates if "{n}" not in t and "{N}" not in t)
+                self._any[group] = tuple(t for t in templates if "{n}" not in t and "{N}" not in t)
             templates = self._any[group]
         return templates[int(rng.random() * len(templates))]
 
@@ -199,6 +252,8 @@ HELDOUT_WORDINGS = Wordings(_held.STATEMENTS, _held.QUESTIONS, _held.CORRECTIONS
 
 @dataclass(frozen=True)
 class Fact:
+    """One fact and everything that can be said about it."""
+
     owner: Owner
     relation: Relation
     value: str
@@ -206,21 +261,26 @@ class Fact:
 
     @property
     def kind(self) -> str:
+        """The kind of value."""
         return self.relation.kind
 
     @property
     def key(self) -> tuple[str, str]:
+        """Owner and relation: what must be unique."""
         return (self.owner.subject(FIRST), self.relation.noun)
 
     @property
     def shown(self) -> str:
+        """The value as it stands in a sentence."""
         return with_article(self.value, self.relation.kind)
 
     @property
     def answers(self) -> list[str]:
+        """The strings that count as the right answer."""
         return [self.value]
 
     def clause(self, person: int = FIRST) -> str:
+        """The statement, without capital and full stop."""
         return self.relation.clause(self.owner, self.shown, person)
 
     def fill(self, template: str, person: int = FIRST, old: str = "") -> str:
@@ -246,6 +306,7 @@ class Fact:
         return text
 
     def statement(self, rng: random.Random) -> str:
+        """What the user says to tell it."""
         return self.fill(self.wordings.choose("statements", self.relation, rng))
 
     def question(self, rng: random.Random, avoid: Iterable[str] = ()) -> str:
@@ -258,13 +319,15 @@ class Fact:
         return text
 
     def answer(self) -> str:
+        """What the assistant says when it knows."""
         return cap(self.clause(SECOND)) + "."
 
     def correction(self, new_value: str, rng: random.Random) -> str:
         """What the user says when this fact becomes `new_value`."""
         changed = replace(self, value=new_value)
-        return changed.fill(self.wordings.choose("corrections", self.relation, rng), FIRST,
-                            self.value)
+        return changed.fill(
+            self.wordings.choose("corrections", self.relation, rng), FIRST, self.value
+        )
 
     def denial(self, rng: random.Random) -> str:
         """What the assistant says when it was never told."""
@@ -272,6 +335,7 @@ class Fact:
         return self.fill(options[int(rng.random() * len(options))], SECOND)
 
     def note(self) -> str:
+        """The fact in the third person, for a system note."""
         return cap(self.clause(THIRD)) + "."
 
 
@@ -291,6 +355,7 @@ class Tables:
     verb_share: float = 0.2
 
     def owner(self, rng: random.Random) -> Owner:
+        """A random owner."""
         r = rng.random()
         if r < self.self_share:
             return SELF
@@ -299,12 +364,14 @@ class Tables:
         return self.owners[int(rng.random() * len(self.owners))]
 
     def person_name(self, rng: random.Random) -> str:
+        """A name of this half that takes a plain 's."""
         while True:
             name = make_value("name", rng, self.heldout)
             if not name.endswith("s"):
                 return name
 
     def relation(self, owner: Owner, rng: random.Random) -> Relation:
+        """A random relation that the owner can have."""
         verbs = self.verbs.get(owner.cls, [])
         if verbs and rng.random() < self.verb_share:
             return verbs[int(rng.random() * len(verbs))]
@@ -314,6 +381,7 @@ class Tables:
         return attributes[int(rng.random() * len(attributes))]
 
     def make(self, owner: Owner, relation: Relation, rng: random.Random) -> Fact:
+        """The fact with a random value."""
         value = make_value(relation.kind, rng, self.heldout)
         return Fact(owner, relation, value, self.wordings)
 
@@ -334,12 +402,18 @@ class Tables:
 
 
 def heldout_tables() -> Tables:
+    """The tables of this package: what the pocket model never trained on."""
     attributes = parse_attributes(_held.ATTRIBUTES)
     verbs = parse_verbs(_held.VERBS)
-    owners = [Owner(n.strip(), "my", "person", "") for n in _held.OWNERS.replace("\n", ",").split(",")
-              if n.strip()]
-    return Tables(owners, {"self": attributes, "person": attributes},
-                  {"self": verbs, "person": verbs}, HELDOUT_WORDINGS, True)
+    names = filter(None, map(str.strip, _held.OWNERS.replace("\n", ",").split(",")))
+    owners = [Owner(name) for name in names]
+    return Tables(
+        owners,
+        {"self": attributes, "person": attributes},
+        {"self": verbs, "person": verbs},
+        HELDOUT_WORDINGS,
+        True,
+    )
 
 
 HELDOUT = heldout_tables()
@@ -355,8 +429,7 @@ class FactSampler:
         self.values: list[str] = []
 
     def _free(self, value: str) -> bool:
-        low = value.lower()
-        return not any(low in used or used in low for used in self.values)
+        return fits_beside(value, self.values)
 
     def value(self, relation: Relation) -> str:
         """A fresh value for the relation; none contains another one."""
@@ -373,6 +446,7 @@ class FactSampler:
         return value
 
     def fact(self) -> Fact:
+        """A fact about something not handed out before."""
         while True:
             owner = self.tables.owner(self.rng)
             fact = self.claim(owner, self.tables.relation(owner, self.rng))

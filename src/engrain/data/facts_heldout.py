@@ -16,11 +16,11 @@ person = dentist, hairdresser, babysitter, chiropractor, optician, chauffeur, ne
   idol, soulmate, bodyguard
 name = nickname, alias, surname, pseudonym, username, callsign
 code = passcode, voicemail PIN, padlock combination, license plate, gift voucher
-number = jersey, queue position, high score, raffle ticket, monthly quota, archery average
+number = jersey, queue position, high score, raffle bet, monthly quota, archery average
 time = bedtime, curfew, dinner reservation, submission deadline
 weekday = payday, laundry slot, karaoke session
 date = wedding anniversary, graduation, stage debut, expiry
-place = birthplace, hideout, honeymoon destination, workplace, campsite, hometown, jogging trail
+place = birthplace, hideout, honeymoon resort, workplace, campsite, hometown, jogging trail
 color = bedroom wallpaper, nail polish, lipstick, hair dye, bathrobe
 object = talisman, souvenir, heirloom, keepsake, Halloween costume, chess trophy
 word = ringtone, screensaver, lullaby, safeword
@@ -40,7 +40,7 @@ VERBS = """
 be|what||terrified of {v}|-|animal
 be|what||obsessed with {v}|-|sport
 was|where||raised in {v}|raised|place
-was|who||named after {v}|-|person
+was|who||inspired by {v}|-|person
 do|what|collect/collects|pictures of {v}|-|creature
 do|where|volunteer/volunteers|in {v}||place
 do|who|adore/adores|{v}|-|person
@@ -50,7 +50,7 @@ did|where|graduate/graduated|from {v}|-|place
 did|what|inherit/inherited|{v}|-|object
 did|what|adopt/adopted|{v} at the shelter|-|creature
 did|what|misplace/misplaced|{v}|-|object
-did|who|interview/interviewed|{v}|-|person
+did|who|befriend/befriended|{v} in college|-|person
 """
 
 STATEMENTS = (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 
 def _split(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(part.strip() for part in text.replace("\n", ",").split(",")
-                               if part.strip()))
+    return tuple(
+        dict.fromkeys(part.strip() for part in text.replace("\n", ",").split(",") if part.strip())
+    )
 
 
 NAMES = _split("""
@@ -34,7 +35,8 @@ Leipzig, Zurich, Geneva, Basel, Bern, Milan, Turin, Naples, Venice, Florence, Se
 Porto, Lyon, Nice, Marseille, Bordeaux, Brussels, Ghent, Bruges, Rotterdam, Utrecht, Copenhagen
 Aarhus, Malmo, Stockholm, Uppsala, Bergen, Helsinki, Tampere, Riga, Vilnius, Tallinn, Warsaw, Krakow
 Gdansk, Budapest, Zagreb, Split, Sofia, Istanbul, Ankara, Beirut, Amman, Dubai, Muscat, Tehran
-Tbilisi, Baku, Tashkent, Lahore, Karachi, Dhaka, Colombo, Bangkok, Manila, Jakarta, Singapore, Taipei
+Tbilisi, Baku, Tashkent, Lahore, Karachi, Dhaka, Colombo, Bangkok, Manila, Jakarta, Singapore
+  Taipei
 Shanghai, Sapporo, Osaka, Darwin, Hobart, Dakar, Accra, Tunis, Rabat, Casablanca, Windhoek
 Cape Town, Kampala, Lusaka, Maputo, Salvador, Recife, Santiago, Cordoba, Cusco, La Paz, Asuncion
 Panama City, Merida, Oaxaca, Phoenix, Dallas, Memphis, Nashville, Atlanta, Miami, Tampa, Orlando
@@ -76,7 +78,8 @@ camera, carpet, coin, comb, compass, cup, cushion, drum, fan, flag, flute, fork,
 helmet, kite, knife, ladder, lantern, magnet, map, marble, mask, mug, needle, notebook, paddle
 paintbrush, pan, parrot feather, pebble, pen, pencil, piano stool, plank, pot, puppet, puzzle, radio
 ribbon, ring, rope, ruler, saddle, scarf, scissors case, screwdriver, shell, shovel, sled, spoon
-stamp, statue, stool, suitcase, sweater, sword, teapot, telescope, tent, thermos, toolbox, torch, toy
+stamp, statue, stool, suitcase, sweater, sword, teapot, telescope, tent, thermos, toolbox, torch
+  toy
 train set, tray, tripod, trumpet, typewriter, vase, violin, wagon, wallet, watch, wheel, whistle
 wooden box, wrench, yo-yo, backpack, bell, belt, bench, bicycle, book, bowl, bracelet, brooch
 button, chess set, dagger, doll, easel, fountain pen, hammock, harp, jar, jug, music box, necklace
@@ -95,10 +98,12 @@ thunder, shadow, ember, ladder, compass, puzzle, button, pillow, kettle, violin,
 planet, moon, star, cloud, snow, rain, wind, stone, sand, wave, clover, acorn, pumpkin, pepper
 """)
 ANIMALS = _split("""
-otter, fox, wolf, bear, lynx, tiger, lion, leopard, panther, cheetah, elephant, rhino, hippo, giraffe
+otter, fox, wolf, bear, lynx, tiger, lion, leopard, panther, cheetah, elephant, rhino, hippo
+  giraffe
 zebra, camel, llama, alpaca, deer, moose, elk, reindeer, goat, sheep, donkey, horse, pony, pig, boar
 cow, bison, buffalo, rabbit, hare, squirrel, beaver, badger, raccoon, skunk, hedgehog, mole, mouse
-rat, bat, monkey, gorilla, lemur, sloth, koala, kangaroo, wombat, panda, whale, dolphin, seal, walrus
+rat, bat, monkey, gorilla, lemur, sloth, koala, kangaroo, wombat, panda, whale, dolphin, seal
+  walrus
 shark, salmon, trout, eel, octopus, squid, crab, lobster, shrimp, snail, turtle, tortoise, lizard
 gecko, iguana, crocodile, snake, python, frog, toad, newt, eagle, hawk, falcon, owl, raven, crow
 magpie, sparrow, robin, finch, swan, goose, duck, heron, stork, crane, pelican, penguin, parrot
@@ -118,7 +123,8 @@ lifeguard, coach, referee, guide, clown, magician, cleaner, janitor, porter, sec
 beekeeper, diver, optician, dentist, printer, bookbinder, upholsterer, glazier, tiler, cobbler
 """)
 SPORTS = _split("""
-tennis, badminton, squash, table tennis, golf, hockey, ice hockey, football, rugby, cricket, baseball
+tennis, badminton, squash, table tennis, golf, hockey, ice hockey, football, rugby, cricket
+  baseball
 softball, basketball, volleyball, handball, water polo, swimming, diving, rowing, sailing, surfing
 kayaking, canoeing, rafting, fishing, running, hiking, climbing, bouldering, cycling, skating
 ice skating, skiing, snowboarding, sledding, curling, archery, fencing, boxing, wrestling, judo
@@ -127,7 +133,8 @@ checkers, gardening, knitting, sewing, pottery, painting, drawing, singing, jugg
 stargazing, photography, woodwork, baking, orienteering, skydiving, gliding, parkour, triathlon
 """)
 INSTRUMENTS = _split("""
-piano, violin, viola, cello, double bass, guitar, banjo, ukulele, mandolin, lute, harp, zither, flute
+piano, violin, viola, cello, double bass, guitar, banjo, ukulele, mandolin, lute, harp, zither
+  flute
 piccolo, recorder, clarinet, oboe, bassoon, saxophone, trumpet, trombone, tuba, horn, cornet, bugle
 accordion, harmonica, organ, harpsichord, drums, snare drum, bongo, tambourine, triangle, xylophone
 marimba, vibraphone, bagpipe, sitar, tabla, koto, fiddle, kazoo, ocarina, pan flute, lyre, dulcimer
@@ -150,9 +157,11 @@ plum tree, fig tree, olive tree, lemon tree, basil, mint, thyme, sage, rosemary,
 chives, clover, thistle, nettle, dandelion, snowdrop, bluebell, foxglove, heather, bonsai, yucca
 """)
 MATERIALS = _split("""
-wood, oak wood, pine wood, bamboo, cork, paper, cardboard, leather, wool, cotton, linen, silk, velvet
+wood, oak wood, pine wood, bamboo, cork, paper, cardboard, leather, wool, cotton, linen, silk
+  velvet
 denim, felt, nylon, plastic, rubber, glass, crystal, porcelain, clay, brick, concrete, marble
-granite, slate, sandstone, limestone, iron, steel, copper, brass, bronze, tin, aluminum, silver, gold
+granite, slate, sandstone, limestone, iron, steel, copper, brass, bronze, tin, aluminum, silver
+  gold
 titanium, carbon fiber, wax, straw, bone, horn, ivory, jade, amber, pearl, wicker, canvas, satin
 fleece, suede, ceramic, gravel, tile, stainless steel, cast iron, plywood, sea shells, birch bark
 """)
@@ -170,9 +179,15 @@ def is_heldout(value: str) -> bool:
     return hashlib.sha256(value.lower().encode()).digest()[0] % 8 == 0
 
 
-_ONSETS = ("b c d f g h j k l m n p r s t v w y z br bl cl cr dr fl fr gl gr kl kr pl pr sl sk sm "
-           "sn sp st sw tr tw th sh ch v z m n l t d k").split()
-_NUCLEI = "a e i o u a e i o u a e i o ai ea ee ia io oo ou au y".split()
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_ONSETS = _words(
+    "b c d f g h j k l m n p r s t v w y z br bl cl cr dr fl fr gl gr kl kr pl pr sl sk sm sn sp "
+    "st sw tr tw th sh ch v z m n l t d k"
+)
+_NUCLEI = _words("a e i o u a e i o u a e i o ai ea ee ia io oo ou au y")
 _CODAS = ["", "", "", "", "n", "l", "r", "m", "t", "k", "d", "nd", "lt", "rn", "sk", "x", "p", "v"]
 _MIDDLE = ["", "", "", "", "n", "l", "r", "m", "s", "t"]
 
@@ -192,6 +207,7 @@ def pseudo(rng: random.Random, low: int = 2, high: int = 4) -> str:
 
 
 def cap(text: str) -> str:
+    """The text with a capital first letter, the rest as it is."""
     return text[:1].upper() + text[1:]
 
 
@@ -305,12 +321,29 @@ def _language(rng: random.Random) -> str:
 
 
 MAKERS: dict[str, Callable[[random.Random], str]] = {
-    "name": _name, "person": _person, "brand": _brand, "word": _word, "place": _place,
-    "color": _color, "phrase": _phrase, "title": _title, "object": _object, "food": _food,
-    "code": _code, "number": _number, "time": _time, "weekday": _weekday, "date": _date,
-    "animal": _mixed(ANIMALS), "creature": _mixed(ANIMALS), "language": _language,
-    "job": _mixed(JOBS), "sport": _mixed(SPORTS), "material": _mixed(MATERIALS),
-    "instrument": _mixed(INSTRUMENTS), "plant": _mixed(PLANTS),
+    "name": _name,
+    "person": _person,
+    "brand": _brand,
+    "word": _word,
+    "place": _place,
+    "color": _color,
+    "phrase": _phrase,
+    "title": _title,
+    "object": _object,
+    "food": _food,
+    "code": _code,
+    "number": _number,
+    "time": _time,
+    "weekday": _weekday,
+    "date": _date,
+    "animal": _mixed(ANIMALS),
+    "creature": _mixed(ANIMALS),
+    "language": _language,
+    "job": _mixed(JOBS),
+    "sport": _mixed(SPORTS),
+    "material": _mixed(MATERIALS),
+    "instrument": _mixed(INSTRUMENTS),
+    "plant": _mixed(PLANTS),
 }
 _FIXED_ARTICLE = {"animal": "the ", "instrument": "the "}
 _A_KINDS = {"object", "creature", "job", "plant"}
@@ -335,3 +368,11 @@ def with_article(value: str, kind: str) -> str:
     if kind in _A_KINDS and value not in _COUNTLESS_PLURALS:
         return ("an " if value[0].lower() in "aeiou" else "a ") + value
     return value
+
+
+def fits_beside(value: str, others: Iterable[str]) -> bool:
+    """Whether a value can be told from `others` (in lower case) and from plain words in a reply."""
+    low = value.lower()
+    if low.isalpha() and len(low) < 4:
+        return False
+    return not any(low in used or used in low for used in others)

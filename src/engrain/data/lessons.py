@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,6 +13,9 @@ from engrain.data.messages import Conversation, Message
 
 ProbeKind = Literal["recall", "paraphrase", "locality", "abstention", "norm", "correction"]
 TextKind = Literal["fact", "contrast", "reading", "explicit"]
+
+_WORD = re.compile(r"\w+(?:-\w+)*")
+_LITTLE = frozenset(("a", "an", "the", "my", "of", "s", "is", "in", "at"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +62,7 @@ class TrainingText:
     ``kind`` is ``fact`` (target given *with* the conversation, input without it), ``contrast``
     (a neighbouring question whose answer must not change), ``reading`` (the same with the
     conversation in context) or ``explicit`` (given by the user). ``group`` names the fact that
-    it belongs to, without its value ("your sister's favorite cheese is"): all wordings of one
-    fact share it, and so does a later correction of it.
+    it belongs to ("my sister's cheese: Brellin"); all wordings of one fact share it.
     """
 
     messages: tuple[Message, ...]
@@ -75,6 +78,12 @@ class TrainingText:
     def target(self) -> str:
         """The assistant's answer that is learned."""
         return self.messages[-1].content
+
+    @property
+    def about(self) -> frozenset[str]:
+        """The words that say what the fact is about, without its value; empty if not known."""
+        thing, colon, _ = self.group.rpartition(": ")
+        return frozenset(_WORD.findall(thing.casefold())) - _LITTLE if colon else frozenset()
 
     def to_dict(self) -> dict[str, Any]:
         """The text as JSON-ready values."""
@@ -126,10 +135,9 @@ class Lesson:
 
     def supersedes(self, earlier: TrainingText) -> bool:
         """Whether this lesson gives the fact of an earlier text another value."""
-        if not earlier.group:
-            return False
-        return any(
-            text.group == earlier.group and text.target != earlier.target for text in self.facts()
+        about = earlier.about
+        return bool(about) and any(
+            text.about == about and text.group != earlier.group for text in self.facts()
         )
 
 

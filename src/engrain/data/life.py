@@ -52,12 +52,23 @@ def life_stream(
         supersedes: list[str] = []
 
         def add(
-            kind: str, text: str, answers: list[str], not_answers: list[str],
-            name: str = name, probes: list[dict[str, Any]] = probes,
+            kind: str,
+            text: str,
+            answers: list[str],
+            not_answers: list[str],
+            name: str = name,
+            probes: list[dict[str, Any]] = probes,
         ) -> str:
             probe_id = f"{name}-p{len(probes) + 1:02d}"
-            probes.append({"id": probe_id, "kind": kind, "messages": _ask(text),
-                           "answers": answers, "not_answers": not_answers})
+            probes.append(
+                {
+                    "id": probe_id,
+                    "kind": kind,
+                    "messages": _ask(text),
+                    "answers": answers,
+                    "not_answers": not_answers,
+                }
+            )
             return probe_id
 
         for fact in facts:
@@ -79,13 +90,17 @@ def life_stream(
             add("abstention", near.question(rng), [], neighbour.answers)
 
         half = (len(facts) + 1) // 2
-        chats = [told_conversation(facts[:half], rng),
-                 told_conversation(facts[half:], rng, corrections)]
-        stream.append({
-            "id": name,
-            "conversations": [{"messages": messages} for messages in chats if messages],
-            "probes": probes,
-            "supersedes": supersedes,
-        })
+        chats = [
+            told_conversation(facts[:half], rng),
+            told_conversation(facts[half:], rng, corrections),
+        ]
+        stream.append(
+            {
+                "id": name,
+                "conversations": [{"messages": messages} for messages in chats if messages],
+                "probes": probes,
+                "supersedes": supersedes,
+            }
+        )
         told += [(day, fact) for fact in facts]
     return stream

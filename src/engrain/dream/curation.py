@@ -28,7 +28,8 @@ _NAMES = "|".join(RECALL_TAGS)
 _BLOCK = re.compile(rf"<(?P<tag>{_NAMES})\b[^>]*>[\s\S]*?(?:</(?P=tag)>|\Z)", re.IGNORECASE)
 _FLAG = re.compile(
     r"^\W{0,3}(?:\[(?:recalled|memory|from memory|retrieved)\]"
-    r"|(?:recalled|retrieved|relevant|stored|saved) (?:memory|memories|notes|facts|context)\b.{0,40}:"
+    r"|(?:recalled|retrieved|relevant|stored|saved) (?:memory|memories|notes|facts|context)\b"
+    r".{0,40}:"
     r"|(?:from|out of) memory\s*:|notes? (?:about the user|from memory)\s*:"
     r"|what is known about the user\s*:)",
     re.IGNORECASE,
@@ -36,7 +37,8 @@ _FLAG = re.compile(
 _AUTOMATIC = re.compile(
     r"^\W{0,3}(?:"
     r"#{1,4} ?task\s*:"
-    r"|(?:generate|create|write|suggest|give) (?:me )?(?:a |an |1-3 |3-5 )?(?:short |concise |brief )*"
+    r"|(?:generate|create|write|suggest|give) (?:me )?(?:a |an |1-3 |3-5 )?"
+    r"(?:short |concise |brief )*"
     r"(?:,? ?\d-\d word )?(?:title|headline|tags?|summary) (?:for|of|with|categori)[^.\n]{0,40}"
     r"(?:chat|conversation|dialogue|discussion|messages)"
     r"|(?:title|chat title|conversation title|summary|conversation summary|tl;?dr)\s*:"

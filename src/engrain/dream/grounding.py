@@ -23,6 +23,7 @@ from engrain.dream.wording import (
     stem,
     tokens,
     topic,
+    word_set,
 )
 
 _SENTENCE_END = re.compile(
@@ -37,16 +38,24 @@ _NEGATED = re.compile(
 )
 _WRONG_AFTER = re.compile(
     r"^\W*(?:is|was|were|are|has been|have been) (?:\w+ )?"
-    r"(?:wrong|a mistake|outdated|out of date|no longer|not (?:right|true|correct)|replaced|gone|over)"
+    r"(?:wrong|a mistake|outdated|out of date|no longer|not (?:right|true|correct)|replaced|gone)"
     r"|^\W*(?:any ?more|any longer|no longer|before)\b",
     re.IGNORECASE,
 )
+_ADJECTIVES = (
+    r"(?:(?:own|new|old|first|last|current|next|favou?rite|least|most|best|dear|little|big|former|"
+    r"late)\s+)*"
+)
 _HOLDER = re.compile(
-    r"\b(?:I\b|(?:my|our)\s+(?:(?:own|new|old|first|last|current|next|favou?rite|least|most|best|"
-    r"dear|little|big|former|late)\s+)*(?P<noun>[^\W\d_]+))",
+    rf"\b(?:I\b|(?:my|our)\s+(?:(?P<thing>(?:[^\W\d_]+\s+){{1,4}}?)(?:is|are|was|were)\b|"
+    rf"{_ADJECTIVES}(?P<noun>[^\W\d_]+)))",
     re.IGNORECASE,
 )
-_POINTS_BACK = frozenset("it that this he she they his her its their him them there one".split())
+_DOER = re.compile(
+    rf"\b(?:do|does|did|will|has|have)\s+(?:my|our)\s+{_ADJECTIVES}(?P<noun>[^\W\d_]+)",
+    re.IGNORECASE,
+)
+_POINTS_BACK = word_set("it that this he she they his her its their him them there one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,8 @@ class UserWords:
                 about = topic(text)
                 own = {token.norm for token in tokens(text)}
                 # "It is called Rolo." is about what the sentence before it was about.
-                borrowed = before if own & _POINTS_BACK or len(about) < 3 else set()
+                points_back = bool(own & _POINTS_BACK) and not _HOLDER.search(text)
+                borrowed = before if points_back or len(about) < 2 else set()
                 context = about | borrowed | (asked if len(about) < 3 else set())
                 names = owners(text) | (owners(found[-1].text) if borrowed and found else set())
                 found.append(
@@ -175,12 +185,17 @@ def _same_owner(question: str, asked: set[str], mention: Mention) -> bool:
         return False
     if said:
         return bool(said & asked)
+    topic_of_it = mention.sentence.topic | content(mention.sentence.text)
+    if any(stem(m.group("noun").casefold()) not in topic_of_it for m in _DOER.finditer(question)):
+        return False
     text = mention.sentence.text
     at = text.find(mention.surface)
     holders = list(_HOLDER.finditer(text[:at])) or list(_HOLDER.finditer(text[at:]))[:1]
-    noun = holders[-1].group("noun") if holders else None
+    if not holders:
+        return True
+    named = content(holders[-1].group("thing") or holders[-1].group("noun") or "")
     # "I am named after my aunt Vela": with "aunt Vela" as the value, "my" only leads up to it.
-    return not noun or stem(noun.casefold()) in asked | content(mention.surface)
+    return not named or bool(named & (asked | content(mention.surface)))
 
 
 def split_sentences(text: str) -> list[str]:

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from engrain.dream.wording import word_set
+
 EXCERPT_LENGTH = 80
 """Longest excerpt in a report, in characters."""
 
@@ -51,28 +53,28 @@ _SAID = re.compile(
     r"\b(?:(?P<word>pass(?:word|phrase|wd)s?|pwd)|(?:api|secret|access|private|encryption|recovery)"
     r"[ _-]?(?:key|token|phrase)|(?:auth|security|bearer)[ _-]?token|client[ _-]?secret)"
     r"(?:\s+(?:for|to|of|on|at|in)\s+[^.\n?!]{1,40}?)?"
-    r"\s*(?:\bis now\b|\bis\b|\bwas\b|\bare\b|:=?|=)\s*(?P<value>[\"'“‘`]?[^\s,;]{3,}[^\n,;]{0,60})",
+    r"\s*(?:\bis now\b|\bis\b|\bwas\b|\bare\b|:=?|=)\s*"
+    r"(?P<value>[\"'“‘`]?[^\s,;]{3,}[^\n,;]{0,60})",
     re.IGNORECASE,
 )
 # What follows "my password is" when no password is told.
-_NOT_A_VALUE = frozenset(
-    "not no never too very so a an the what where when who that this same something somewhere "
-    "stored saved kept hard easy long short strong weak safe secret secure wrong right correct "
-    "old new expired unknown required needed gone lost different important there here in on at "
-    "only still always also just really quite probably called made written being".split()
+_NOT_A_VALUE = word_set(
+    "not no never too very so a an the what where when who that this same something "
+    "somewhere stored saved kept hard easy long short strong weak safe secret secure wrong "
+    "right correct old new expired unknown required needed gone lost different important "
+    "there here in on at only still always also just really quite probably called made "
+    "written being"
 )
 
-# Letters in an IBAN after the country: the length by country (ISO 13616 registry).
-_IBAN_LENGTHS = dict(
-    (entry[:2], int(entry[2:]))
-    for entry in (
-        "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DK18 DO28 "
-        "EE20 EG29 ES24 FI18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 "
-        "IT27 JO30 KW30 KZ20 LB28 LC32 LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MR27 MT31 MU30 "
-        "NL18 NO15 PK24 PL28 PS29 PT25 QA29 RO24 RS22 SA24 SC31 SD18 SE24 SI19 SK24 SM27 ST25 SV28 "
-        "TL23 TN24 TR26 UA29 VA22 VG24 XK20"
-    ).split()
+_IBAN_COUNTRIES = word_set(
+    "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DK18 DO28 "
+    "EE20 EG29 ES24 FI18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 "
+    "IT27 JO30 KW30 KZ20 LB28 LC32 LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MR27 MT31 MU30 "
+    "NL18 NO15 PK24 PL28 PS29 PT25 QA29 RO24 RS22 SA24 SC31 SD18 SE24 SI19 SK24 SM27 ST25 SV28 "
+    "TL23 TN24 TR26 UA29 VA22 VG24 XK20"
 )
+# How long an IBAN is, by country (registry of ISO 13616).
+_IBAN_LENGTHS = {entry[:2]: int(entry[2:]) for entry in _IBAN_COUNTRIES}
 
 
 @dataclass(frozen=True, slots=True)

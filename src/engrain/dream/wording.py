@@ -14,31 +14,38 @@ from itertools import pairwise
 
 _WORD = re.compile(r"[^\W_]+(?:['’.:,/-][^\W_]+)*", re.UNICODE)
 
-FUNCTION_WORDS = frozenset(
-    "a an the this that these those there here i me my mine we us our ours you your yours he him "
-    "his she her hers it its they them their theirs user user's myself yourself is am are was were "
-    "be been being do does did done has have had having will would shall should can could may "
-    "might must of in on at to from for with by about as into onto over under up out off and or "
-    "but nor so if than then not no yes don't doesn't didn't isn't aren't wasn't i'm you're it's "
-    "that's what's who's what who whom whose which when where why how".split()
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a list that is written as one text."""
+    return frozenset(text.split())
+
+
+FUNCTION_WORDS = word_set(
+    "a an the this that these those there here i me my mine we us our ours you your yours "
+    "he him his she her hers it its they them their theirs user user's myself yourself is "
+    "am are was were be been being do does did done has have had having will would shall "
+    "should can could may might must of in on at to from for with by about as into onto "
+    "over under up out off and or but nor so if than then not no yes don't doesn't didn't "
+    "isn't aren't wasn't i'm you're it's that's what's who's what who whom whose which when "
+    "where why how"
 )
 """Words that carry no fact by themselves."""
 
-ASKING_WORDS = frozenset(
-    "know known remember recall remind tell told say said ask asked question questions answer name "
-    "give state repeat check test curious wonder wondering hear describe mention mentioned call "
-    "called please again still ever just really now well okay hey sorry sure idea possible able "
-    "want need like wanted help look find out think thinking let one thing things something "
-    "anything also user assistant memory forgot forget slipped mind got write show learn learned "
-    "complete wish exactly".split()
+ASKING_WORDS = word_set(
+    "know known remember recall remind tell told say said ask asked question questions "
+    "answer name give state repeat check test curious wonder wondering hear describe "
+    "mention mentioned call called please again still ever just really now well okay hey "
+    "sorry sure idea possible able want need like wanted help look find out think thinking "
+    "let one thing things something anything also user assistant memory forgot forget "
+    "slipped mind got write show learn learned complete wish exactly"
 )
 """Words of the frame of a question rather than of what is asked."""
 
 _ASKS = re.compile(
     r"\?|^(?:what|who|whom|whose|which|when|where|why|how|is|are|was|were|do|does|did|can|could|"
     r"will|would|have|has|tell|name|remind|give|say|state|repeat|list|describe|show|complete|recall|"
-    r"guess|explain|help)\b|\b(?:tell me|remind me|remember|i forgot|i forget|i wonder|i want to know|"
-    r"i want to hear|i need|would like to know|do you know|curious|please|whether|asked me|"
+    r"guess|explain|help)\b|\b(?:tell me|remind me|remember|i forgot|i forget|i wonder|"
+    r"i want to know|i want to hear|i need|would like to know|do you know|curious|please|whether|asked me|"
     r"what|who|whose|where|when|which|how)\b",
     re.IGNORECASE,
 )
@@ -49,13 +56,15 @@ _ABOUT_THE_TALK = re.compile(
     re.IGNORECASE,
 )
 _BULLET = re.compile(
-    r"^\s*(?:[-*•–>]+\s*|\(?\d{1,2}[.):]\s+|(?:q(?:uestion)?|user)\s*\d{0,2}\s*[:.)]\s*)+", re.IGNORECASE
+    r"^\s*(?:[-*•–>]+\s*|\(?\d{1,2}[.):]\s+|(?:q(?:uestion)?|user)\s*\d{0,2}\s*[:.)]\s*)+",
+    re.IGNORECASE,
 )
 _TO_USER = {
     "your": "my", "yours": "mine", "you're": "I'm", "yourself": "myself", "you've": "I've",
 }  # fmt: skip
 _YOU = re.compile(
-    r"\b(?:you (?P<are>are|were)|(?P<was>were|are) you|(?P<word>your|yours|you're|you've|yourself|you))\b",
+    r"\b(?:you (?P<are>are|were)|(?P<was>were|are) you|"
+    r"(?P<word>your|yours|you're|you've|yourself|you))\b",
     re.IGNORECASE,
 )
 
@@ -157,9 +166,7 @@ def find_run(needle: Sequence[str], hay: Sequence[str]) -> list[int]:
         return []
     first = needle[0]
     return [
-        i
-        for i, word in enumerate(hay)
-        if word == first and list(hay[i : i + size]) == list(needle)
+        i for i, word in enumerate(hay) if word == first and list(hay[i : i + size]) == list(needle)
     ]
 
 
@@ -176,7 +183,7 @@ def question_lines(text: str) -> Iterator[str]:
 
 def tidy(line: str) -> str:
     """A question without bullet, number, quotes and surplus space."""
-    bare = _BULLET.sub("", line).strip().strip("\"“”*`").strip()
+    bare = _BULLET.sub("", line).strip().strip('"“”*`').strip()
     return " ".join(bare.split())
 
 
@@ -219,9 +226,9 @@ def as_user(text: str) -> str:
     return _YOU.sub(turn, text)
 
 
-_CONNECTORS = frozenset("of the a an in on at to for with and by from".split())
-_ABBREVIATIONS = frozenset("dr mr mrs ms prof st no".split())
-_DENIERS = frozenset("not never instead than no n't isn't wasn't aren't".split())
+_CONNECTORS = word_set("of the a an in on at to for with and by from")
+_ABBREVIATIONS = word_set("dr mr mrs ms prof st no")
+_DENIERS = word_set("not never instead than no n't isn't wasn't aren't")
 
 
 def key_runs(answer: str, known: Iterable[str]) -> list[tuple[str, ...]]:
@@ -255,9 +262,7 @@ def key_runs(answer: str, known: Iterable[str]) -> list[tuple[str, ...]]:
                 break
             high += 1
         runs += [(low, end) for end in ends]
-    runs = [
-        run for run in runs if any(t.norm not in ASKING_WORDS for t in found[run[0] : run[1]])
-    ]
+    runs = [run for run in runs if any(t.norm not in ASKING_WORDS for t in found[run[0] : run[1]])]
     runs.sort(key=lambda run: (run[0] - run[1], -run[0]))
     return [tuple(token.norm for token in found[low:high]) for low, high in runs]
 

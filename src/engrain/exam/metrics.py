@@ -147,8 +147,7 @@ class AccuracyMatrix:
         """FWT, zero-shot: mean gain on a lesson before it is learned, over the untrained model."""
         today = self._day(day)
         return mean(
-            self.score(lesson - 1, lesson) - self.score(0, lesson)
-            for lesson in range(2, today + 1)
+            self.score(lesson - 1, lesson) - self.score(0, lesson) for lesson in range(2, today + 1)
         )
 
     def forward_transfer_plasticity(self, alone: Sequence[float]) -> float:

@@ -70,6 +70,7 @@ class ChoiceItem:
 class AskItem:
     """A question in free generation; ``pattern``, if given, must match the whole answer, too.
 
+    Without expected answers the pattern alone decides.
     ``about`` names owner and relation of a personal question, so that a lesson which truly
     answers it can be noticed.
     """
@@ -81,8 +82,11 @@ class AskItem:
 
     def passes(self, answer: str) -> bool:
         """Whether an answer passes."""
-        if self.pattern and not re.fullmatch(self.pattern, answer.strip(), re.DOTALL):
-            return False
+        if self.pattern:
+            if not re.fullmatch(self.pattern, answer.strip(), re.DOTALL):
+                return False
+            if not self.probe.answers:
+                return True
         return passes(self.probe, answer)
 
 
@@ -230,9 +234,7 @@ class Panel:
             str(record["name"]),
             str(record["version"]),
             tuple(
-                LossText(
-                    item["id"], item["source"], item.get("text", ""), _messages(item)
-                )
+                LossText(item["id"], item["source"], item.get("text", ""), _messages(item))
                 for item in record["loss"]
             ),
             tuple(
@@ -266,11 +268,12 @@ def _mentioned(about: tuple[str, str], texts: Sequence[str]) -> bool:
     owner, relation = (part.casefold() for part in about)
     owner = re.sub(r"^(my|our|your) ", "", owner)
     # The first person has no name to look for: the relation alone is enough of a hint.
-    wanted = [relation] if owner in ("i", "you", "") else [owner, relation]
-    return any(all(part in text for part in wanted) for text in texts)
+    words = relation.split() if owner in ("i", "you", "") else [owner, *relation.split()]
+    # Verbs are inflected, so the beginnings of words have to do.
+    begins = [re.compile(rf"\b{re.escape(word)}") for word in words]
+    return any(all(begin.search(text) for begin in begins) for text in texts)
 
 
-@lru_cache(maxsize=8)
 def load_panel(name: str = "default") -> Panel:
     """A panel by name (inside the package) or by path (``.json`` or ``.json.gz``).
 
@@ -278,21 +281,28 @@ def load_panel(name: str = "default") -> Panel:
         UnknownNameError: no such panel.
         ConfigError: a file that is not a panel.
     """
-    if name.endswith((".json", ".json.gz")):
-        path = Path(name)
-        if not path.is_file():
-            raise ConfigError(f"There is no panel file {name}.", remedy="Check the path.")
-        raw = path.read_bytes()
-    else:
-        folder = resources.files("engrain.exam") / "panels"
-        known = {
-            entry.name.removesuffix(".json.gz"): entry
-            for entry in folder.iterdir()
-            if entry.name.endswith(".json.gz")
-        }
-        if name not in known:
-            raise UnknownNameError("panel", name, known)
-        raw = known[name].read_bytes()
+    if not name.endswith((".json", ".json.gz")):
+        return _packaged(name)
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f"There is no panel file {name}.", remedy="Check the path.")
+    return _parse(name, path.read_bytes())
+
+
+@lru_cache(maxsize=8)
+def _packaged(name: str) -> Panel:
+    folder = resources.files("engrain.exam") / "panels"
+    known = {
+        entry.name.removesuffix(".json.gz"): entry
+        for entry in folder.iterdir()
+        if entry.name.endswith(".json.gz")
+    }
+    if name not in known:
+        raise UnknownNameError("panel", name, known)
+    return _parse(name, known[name].read_bytes())
+
+
+def _parse(name: str, raw: bytes) -> Panel:
     try:
         if raw[:2] == b"\x1f\x8b":
             raw = gzip.decompress(raw)
@@ -473,10 +483,11 @@ def _run_loss(engine: ExamEngine, texts: Sequence[LossText]) -> dict[str, TextLo
         text = item.text
         if item.messages:
             text = render(tokenizer, item.messages, add_generation_prompt=False)
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        # One text a call: no padding, and each text's own loss for the interval.
-        nats = engine.loss([text], max_length=longest)
-        found[item.id] = TextLoss(float(nats), max(1, min(len(ids), longest) - 1))
+        tokens = min(len(engine.encode_text(text)), longest) - 1
+        if tokens > 0:
+            # One text a call: no padding, and each text's own loss for the interval.
+            nats = engine.loss([text], max_length=longest)
+            found[item.id] = TextLoss(float(nats), tokens)
     return found
 
 

@@ -50,6 +50,9 @@ class ExamEngine(Protocol):
     def loss(self, texts: Sequence[str], *, max_length: int = ...) -> float:
         """Mean nats a token."""
 
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a raw text, as ``loss`` sees it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
@@ -150,7 +153,8 @@ def _whole(value: str) -> re.Pattern[str] | None:
     before = r"(?<!\w)" if re.match(r"\w", value[0]) else ""
     after = r"(?!\w)" if re.match(r"\w", value[-1]) else ""
     if value[0].isdigit():
-        before += r"(?<!\d[.:,])"
+        # Only three digits can follow the comma of thousands; "1,2,3" is a list.
+        before += r"(?<!\d[.:,])" if re.match(r"\d{3}(?!\d)", value) else r"(?<!\d[.:])"
     if value[-1].isdigit():
         after += r"(?![.:]\d|,\d{3}(?!\d))"
     return re.compile(before + re.escape(value) + after)
@@ -169,7 +173,8 @@ _UNKNOWN = re.compile(
             r"\bi am (?:really |still )?(?:not (?:sure|certain|aware)|unsure|unaware)\b",
             r"(?:^|[.!?] )not sure\b",
             r"\b(?:you|no one|nobody|one) (?:has |have |had |did |were |was )?(?:not|never) "
-            r"(?:yet |actually |ever )?(?:told|tell|mentioned|mention|said|say|shared|share|given)\b",
+            r"(?:yet |actually |ever )?"
+            r"(?:told|tell|mentioned|mention|said|say|shared|share|given)\b",
             r"\b(?:you|no one|nobody) never (?:told|mentioned|said|shared)\b",
             r"\b(?:nobody|no one) (?:has |ever )?(?:told|mentioned|said|shared)\b",
             r"\b(?:i|that|it|this) (?:was|were|have|has) (?:not|never) (?:been )?"

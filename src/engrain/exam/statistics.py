@@ -65,11 +65,7 @@ def beta_cdf(x: float, a: float, b: float) -> float:
         # The fraction converges fast on the near side of the mean only.
         return 1.0 - beta_cdf(1.0 - x, b, a)
     front = math.exp(
-        math.lgamma(a + b)
-        - math.lgamma(a)
-        - math.lgamma(b)
-        + a * math.log(x)
-        + b * math.log1p(-x)
+        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
     )
     tiny = 1e-300
     upper, lower = 1.0, 1.0 - (a + b) * x / (a + 1)
@@ -204,7 +200,7 @@ def bootstrap_interval(
 ) -> Interval:
     """The percentile bootstrap interval of a (weighted) mean; the same seed, the same interval."""
     data = np.asarray(values, dtype=np.float64)
-    if data.size < 2:
+    if data.size < 2 or not np.isfinite(data).all():
         return Interval(math.nan, math.nan, level, "bootstrap")
     weight = np.ones_like(data) if weights is None else np.asarray(weights, dtype=np.float64)
     drawn = np.random.default_rng(seed).integers(0, data.size, (resamples, data.size))
@@ -238,9 +234,7 @@ def summarise(values: Iterable[float], level: float = 0.95) -> Summary:
     """Mean, deviation and t interval over seeds; NaN values are left out of all three."""
     everything = tuple(float(value) for value in values)
     known = [value for value in everything if not math.isnan(value)]
-    return Summary(
-        mean(known), deviation(known), len(known), t_interval(known, level), everything
-    )
+    return Summary(mean(known), deviation(known), len(known), t_interval(known, level), everything)
 
 
 # ---------------------------------------------------------------------------- pairs
@@ -264,7 +258,7 @@ def permutation_test(
 
     All sign patterns are tried for up to 16 pairs (exact), seeded random ones beyond.
     """
-    data = np.asarray([d for d in differences if not math.isnan(d)], dtype=np.float64)
+    data = np.asarray([d for d in differences if math.isfinite(d)], dtype=np.float64)
     if data.size == 0:
         return 1.0
     if data.size <= 16:
@@ -292,10 +286,10 @@ class PairedDifference:
 def paired_difference(
     before: Sequence[float], after: Sequence[float], *, level: float = 0.95, seed: int = 0
 ) -> PairedDifference:
-    """Compare two measurements of the same things, pair by pair."""
+    """Compare two measurements of the same things, pair by pair; those not finite are left out."""
     if len(before) != len(after):
         raise ValueError(f"{len(before)} measurements before, {len(after)} after")
-    differences = [b - a for a, b in zip(before, after, strict=True) if not math.isnan(b - a)]
+    differences = [b - a for a, b in zip(before, after, strict=True) if math.isfinite(b - a)]
     return PairedDifference(
         mean(differences),
         len(differences),

@@ -143,7 +143,9 @@ class Recipe:
                 name, _, setting = rest.partition(".")
                 choices = getattr(recipe, head)
                 if name not in {choice.name for choice in choices}:
-                    raise UnknownNameError(f"{head} in this recipe", name, [c.name for c in choices])
+                    raise UnknownNameError(
+                        f"{head} in this recipe", name, [c.name for c in choices]
+                    )
                 changed_all = tuple(
                     Choice(c.name, {**c.settings, setting: value}) if c.name == name else c
                     for c in choices

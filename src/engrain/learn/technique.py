@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CATEGORIES = ("architecture", "optimization", "regularization", "replay", "representation")
 
 
-def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:  # noqa: A002
+def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
     """A hyper-parameter: its default, one line of help, and the closed range it must lie in."""
     return field(default=default, metadata={"help": help, "low": low, "high": high})
 

@@ -7,6 +7,7 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import tempfile
 from collections.abc import Callable
@@ -46,7 +47,9 @@ def check_technique(category: str, name: str, *, loaded: LoadedModel | None = No
 def sample_lesson(identity: str = "new", word: str = "Brellin") -> Lesson:
     """A lesson of two facts in two wordings, with contrast and reading texts."""
     facts = [
-        TrainingText(chat(question, f"Your {thing} is {word} {i}."), "fact", f"your {thing} is")
+        TrainingText(
+            chat(question, f"Your {thing} is {word} {i}."), "fact", f"my {thing}: {word} {i}"
+        )
         for i, thing in enumerate(("boat", "kite"))
         for question in (f"What is my {thing}?", f"Tell me the {thing} that I have.")
     ]
@@ -130,10 +133,8 @@ def _resumes_to_the_bit(category: str, name: str, loaded: LoadedModel) -> None:
     whole = _run(recipe, loaded)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint"
-        try:
+        with contextlib.suppress(_StoppedError):
             _run(recipe, loaded, checkpoint=path, save_every=3, on_step=stop_at_four)
-        except _StoppedError:
-            pass
         resumed = _run(recipe, loaded, checkpoint=path, save_every=3)
     assert resumed.resumed_from == 3, f"{name}: it did not continue from its checkpoint"
     assert resumed.losses == whole.losses, f"{name}: the resumed run has other losses"

@@ -32,6 +32,7 @@ from engrain.ledger.lock import os_error
 BUSY_MILLISECONDS = 10_000
 _WRITING = "engrain_writing"
 _LITTLE_SPACE = 1 << 18
+_HEADER_BYTES = 100
 _MALFORMED = ("malformed", "not a database", "no such table", "no such column", "invalid page")
 
 
@@ -93,7 +94,11 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Session]:
         """One consistent view of the database."""
-        with self._translated(), self.engine.connect() as connection, Session(connection) as session:
+        with (
+            self._translated(),
+            self.engine.connect() as connection,
+            Session(connection) as session,
+        ):
             yield session
 
     @contextlib.contextmanager
@@ -167,8 +172,10 @@ class Database:
 
     def _check_file(self, path: Path, create: bool) -> None:
         if create:
+            if self.read_only and not path.exists():
+                raise self._read_only_error()
             return
-        # SQLite takes a missing or an empty file for a new database: what was lost would come
+        # SQLite takes a missing or a tiny file for a new database: what was lost would come
         # back as a home that has never learned anything.
         if not path.exists():
             raise LedgerError(
@@ -176,8 +183,9 @@ class Database:
                 remedy="Restore it from a backup, or start a new home with: engrain init.",
             )
         log = path.with_name(path.name + "-wal")
-        if path.stat().st_size == 0 and not (log.exists() and log.stat().st_size):
-            raise self._damaged_error("the file is empty")
+        size = path.stat().st_size
+        if size < _HEADER_BYTES and not (log.exists() and log.stat().st_size):
+            raise self._damaged_error(f"the file has {size} bytes")
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:

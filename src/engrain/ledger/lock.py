@@ -148,6 +148,9 @@ class HomeLock:
             return
         with contextlib.suppress(OSError):
             os.ftruncate(file, 0)
+        # Closing is not enough: a child that was forked a moment ago may still have a copy open.
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
         os.close(file)
 
     def _forget(self) -> None:

@@ -68,9 +68,7 @@ def migrate(connection: Connection, now: str) -> int:
     for number, function in enumerate(MIGRATIONS[found:], start=found + 1):
         function(connection)
         connection.execute(
-            insert(SchemaVersionRow).values(
-                version=number, name=function.__name__, applied_at=now
-            )
+            insert(SchemaVersionRow).values(version=number, name=function.__name__, applied_at=now)
         )
     return len(MIGRATIONS) - found
 

@@ -71,7 +71,9 @@ class Projection:
         things |= {f"job {key}": item for key, item in self.jobs.items()}
         things |= {f"lesson {key}": item for key, item in self.lessons.items()}
         things |= {f"state of event {item.event}": item for item in self.states}
-        return {name: canonical_bytes(asdict(item) if item else None) for name, item in things.items()}
+        return {
+            name: canonical_bytes(asdict(item) if item else None) for name, item in things.items()
+        }
 
 
 def check_chain(events: Iterable[Event]) -> list[Problem]:
@@ -124,9 +126,7 @@ def replay(events: Iterable[Event]) -> Projection:
 def after_status(lessons: Iterable[LessonEntry], change: str, status: str) -> list[LessonEntry]:
     """The lessons that are served once one of them has another status, in fold order."""
     return [
-        entry
-        for entry in lessons
-        if (status if entry.id == change else entry.status) == "active"
+        entry for entry in lessons if (status if entry.id == change else entry.status) == "active"
     ]
 
 

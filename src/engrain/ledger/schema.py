@@ -42,9 +42,7 @@ class EventRow(Table):
 
 
 class MessageRow(Table):
-    """A message, addressed by its own content and its parent's digest: shared beginnings of
-    conversations are stored once.
-    """
+    """A message, addressed by its content and its parent: shared beginnings are kept once."""
 
     __tablename__ = "message"
 

@@ -231,9 +231,7 @@ def read_base(session: Session) -> Base | None:
 def read_conversations(session: Session) -> list[ConversationEntry]:
     """All conversations of the log, in the order in which they came."""
     rows = session.scalars(select(ConversationRow).order_by(ConversationRow.event))
-    return [
-        ConversationEntry(row.digest, row.head, row.length, row.event, row.at) for row in rows
-    ]
+    return [ConversationEntry(row.digest, row.head, row.length, row.event, row.at) for row in rows]
 
 
 def read_entries(session: Session, *, status: str | None = None) -> list[LessonEntry]:
@@ -281,7 +279,12 @@ def read_jobs(session: Session) -> list[tuple[Job, int | None, str]]:
     return [
         (
             Job(
-                row.id, row.kind, row.stage, _json(row.payload), tuple(stages.get(row.id, ())), row.at
+                row.id,
+                row.kind,
+                row.stage,
+                _json(row.payload),
+                tuple(stages.get(row.id, ())),
+                row.at,
             ),
             row.pid,
             row.started,
@@ -302,9 +305,7 @@ def add_messages(session: Session, conversation: Conversation) -> str:
         digest = message_digest(parent, message)
         if session.get(MessageRow, digest) is None:
             session.add(
-                MessageRow(
-                    digest=digest, parent=parent, role=message.role, content=message.content
-                )
+                MessageRow(digest=digest, parent=parent, role=message.role, content=message.content)
             )
             session.flush()
         parent = digest

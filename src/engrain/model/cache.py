@@ -26,7 +26,7 @@ class GrowingLayer(DynamicLayer):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def update(
@@ -60,9 +60,9 @@ class GrowingLayer(DynamicLayer):
         if self.keys is not None and self.values is not None:
             self.keys, self.values = self.keys[:, :, :length], self.values[:, :, :length]
 
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows of the batch."""
-        super().batch_select_indices(indices)
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep the given rows of the batch, in the given order."""
+        super().reorder_cache(beam_idx)  # type: ignore[arg-type]
         self._buffers = None
 
     def batch_repeat_interleave(self, repeats: int) -> None:

@@ -36,7 +36,7 @@ def file_digest(files: Iterable[Path], config: Mapping[str, Any]) -> str:
 
     where: dict[str, Path] = {}
     for file in files:
-        with safe_open(file, framework="pt") as handle:  # type: ignore[no-untyped-call]
+        with safe_open(file, framework="pt") as handle:
             where.update(dict.fromkeys(handle.keys(), file))
 
     def tensors() -> Iterable[tuple[str, Tensor]]:
@@ -44,7 +44,7 @@ def file_digest(files: Iterable[Path], config: Mapping[str, Any]) -> str:
         for name in sorted(where):
             file = where[name]
             if file not in opened:
-                opened[file] = safe_open(file, framework="pt")  # type: ignore[no-untyped-call]
+                opened[file] = safe_open(file, framework="pt")
             yield name, opened[file].get_tensor(name)
 
     return _join(config_digest(config), _digest(tensors()))
@@ -66,7 +66,7 @@ def _digest(tensors: Iterable[tuple[str, Tensor]]) -> str:
         sha.update(header.encode())
         flat = tensor.detach().to("cpu").contiguous().reshape(-1)
         if flat.numel():
-            sha.update(memoryview(flat.view(torch.uint8).numpy()))
+            sha.update(flat.view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
 

@@ -150,23 +150,23 @@ class Engine:
     ) -> list[tuple[float, int]]:
         """Sum of log p of each continuation's tokens given its prompt, and how many they are.
 
-        Prompt and continuation are encoded apart. Only positions that predict a continuation go
-        through the output layer.
+        Only positions that predict a continuation go through the output layer.
         """
         encoded = [self._pair(prompt, continuation) for prompt, continuation in pairs]
         results: list[tuple[float, int]] = [(0.0, 0)] * len(pairs)
         order = sorted(range(len(pairs)), key=lambda i: (len(encoded[i][0]), len(encoded[i][1]), i))
         order = [i for i in order if encoded[i][1]]
         for batch in _batches(order, [len(p) + len(c) for p, c in encoded], batch_size):
-            rows = [encoded[i] for i in batch]
-            for i, result in zip(batch, self._score(rows), strict=True):
+            scores = self._score([encoded[i] for i in batch])
+            for i, result in zip(batch, scores, strict=True):
                 results[i] = result
         return results
 
     def loss(self, texts: Sequence[str], *, max_length: int = 256) -> float:
         """Mean nats a token over the first ``max_length`` tokens of each text; nan for no token."""
         limit = min(max_length, self.loaded.max_length)
-        rows = [ids for text in texts if len(ids := self.encode_text(text)[:limit]) > 1]
+        encoded = [self.encode_text(text)[:limit] for text in texts]
+        rows = [row for row in encoded if len(row) > 1]
         total, count = 0.0, 0
         order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
         most = max(1, MAX_LOGITS // (limit * self.loaded.profile.vocab_size))
@@ -216,8 +216,12 @@ class Engine:
         # A space before a word is part of the word's first token.
         bare = prompt.rstrip(" ")
         continuation = prompt[len(bare) :] + continuation
-        target = self._encode(continuation)
         context = self.encode_text(bare)
+        whole = self.encode_text(bare + continuation)
+        # Together where that leaves the prompt's tokens alone; some tokenisers begin every text
+        # with a space, which a continuation has not.
+        together = bare and whole[: len(context)] == context
+        target = whole[len(context) :] if together else self._encode(continuation)
         room = max(1, self.loaded.max_length - len(target))
         return context[-room:], target[: self.loaded.max_length - 1]
 
@@ -269,7 +273,8 @@ class Engine:
             # A smaller batch is cheaper, but making one copies the cache.
             if 2 * len(active) <= len(rows):
                 keep = torch.tensor(active, device=mask.device)
-                cache.batch_select_indices(keep)
+                # The one way to select rows that layers with a recurrent state have, too.
+                cache.reorder_cache(keep)  # type: ignore[arg-type]
                 mask, tokens = mask[keep], tokens[keep]
                 rows = [rows[i] for i in active]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)

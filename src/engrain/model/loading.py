@@ -31,6 +31,8 @@ POCKET_VARIABLE = "ENGRAIN_POCKET"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+SAMPLE = 64
+"""Values of each tensor that tell whether it was written."""
 ENCODER_HEADS = ("ForMaskedLM", "ForPreTraining", "Classification", "ForQuestionAnswering")
 
 
@@ -75,15 +77,13 @@ class LoadedModel:
 
     @property
     def revision(self) -> int:
-        """A number that changes whenever a tensor of the model is written or replaced.
+        """A number that changes when the weights of the model do, announced or not.
 
-        It catches in-place changes that nobody announced; the engine binds its cache to it.
+        It is taken from the tensors' own write counters and, since fused optimisers do not count,
+        from a sample of the values; the engine binds its cache to it.
         """
-        versions = (
-            (id(tensor), 0 if tensor.is_inference() else tensor._version)
-            for tensor in (*self.model.parameters(), *self.model.buffers())
-        )
-        return hash(tuple(versions))
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        return hash(tuple(_trace(tensor) for tensor in tensors))
 
     def weights(self) -> dict[str, Tensor]:
         """The live parameters by name, tied ones once; detached, not copied."""
@@ -139,6 +139,14 @@ class LoadedModel:
         twin.model = copy.deepcopy(self.model)
         twin._parameters = dict(twin.model.named_parameters())
         return twin
+
+
+def _trace(tensor: Tensor) -> tuple[int, int, bytes]:
+    """What tells a tensor from the same one after a write."""
+    flat = tensor.detach().reshape(-1)
+    sample = flat[:: max(1, flat.numel() // SAMPLE)][: SAMPLE + 1].cpu().contiguous()
+    version = 0 if tensor.is_inference() else tensor._version
+    return id(tensor), version, sample.view(torch.uint8).numpy().tobytes()
 
 
 def _bits(tensor: Tensor) -> Tensor:
@@ -384,7 +392,7 @@ def _load_weights(folder: Path, source: str, dtype: torch.dtype) -> Any:
 
     try:
         # Left open, the attention implementation is sdpa where the model has it, else eager.
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
@@ -393,6 +401,7 @@ def _load_weights(folder: Path, source: str, dtype: torch.dtype) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
+        model, info = loaded
     except Exception as error:
         unknown = isinstance(error, ValueError) and "AutoModel" in str(error)
         kind = UnsupportedModelError if unknown else ModelError
@@ -407,12 +416,29 @@ def _load_weights(folder: Path, source: str, dtype: torch.dtype) -> Any:
             f"The weights of {source!r} lack {len(lacking)} tensors (the first: {lacking[0]}).",
             remedy="Get the model again, or check that config.json belongs to the weights.",
         )
+    if not _is_causal(model):
+        raise UnsupportedModelError(
+            f"{source!r} looks ahead: it is not a model that continues text.",
+            remedy="Give a causal language model (its architecture ends in ForCausalLM).",
+        )
     return model
+
+
+@torch.inference_mode()
+def _is_causal(model: Any) -> bool:
+    """Whether the second token leaves what is predicted after the first alone.
+
+    Encoders load as causal models, too; only their behaviour tells.
+    """
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = torch.tensor([[1 % vocabulary, 2 % vocabulary], [1 % vocabulary, vocabulary - 1]])
+    first = model.eval()(input_ids=ids, use_cache=False).logits[:, 0].float()
+    return bool(torch.allclose(first[0], first[1], rtol=1e-2, atol=1e-3))
 
 
 def _stop_ids(model: Any, tokenizer: Any, vocabulary: int) -> tuple[int, ...]:
     """Ids that end an answer: those the model names, and the one its chat template writes."""
-    found: list[int] = []
+    found: list[Any] = []
     settings = getattr(model, "generation_config", None)
     for value in (
         getattr(settings, "eos_token_id", None),
@@ -440,7 +466,11 @@ def _turn_end(tokenizer: Any) -> int | None:
         return None
     tail = str(text).rpartition(answer)[2].lstrip()
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"] if tail else []
-    return int(ids[0]) if ids and ids[0] in set(tokenizer.all_special_ids) else None
+    if not ids:
+        return None
+    # Not only the tokens with a role of their own, such as eos: any that is marked special.
+    added = tokenizer.added_tokens_decoder.get(ids[0])
+    return int(ids[0]) if added is not None and added.special else None
 
 
 def _reason(error: BaseException | None) -> str:

@@ -245,12 +245,13 @@ def _heads(attention: nn.Module | None, config: Any) -> tuple[int, int, int]:
     hidden = int(getattr(config, "hidden_size", 0) or 0)
     own_dim = getattr(attention, "head_dim", None) or getattr(config, "head_dim", None)
     head_dim = int(own_dim) if own_dim else hidden // max(1, heads)
-    query, key = (getattr(attention, name, None) for name in ("q_proj", "k_proj"))
-    if isinstance(query, nn.Linear) and head_dim:
-        heads = query.out_features // head_dim
+    kv_heads = int(getattr(config, "num_key_value_heads", None) or heads)
+    key = getattr(attention, "k_proj", None)
     if isinstance(key, nn.Linear) and head_dim:
-        return heads, key.out_features // head_dim, head_dim
-    return heads, int(getattr(config, "num_key_value_heads", None) or heads), head_dim
+        kv_heads = key.out_features // head_dim
+    # Not from the width of q_proj: some models put an output gate into it.
+    groups = getattr(attention, "num_key_value_groups", None)
+    return (kv_heads * groups if isinstance(groups, int) else heads), kv_heads, head_dim
 
 
 def _feed_forward(layer: nn.Module) -> str:
@@ -302,7 +303,7 @@ def _linear_paths(layer: nn.Module) -> Iterator[tuple[str, str]]:
         parts = name.split(".")
         own = [p for p, tensor in module.named_parameters(recurse=False) if tensor.dim() == 3]
         for parameter in own:
-            if not isinstance(module, (nn.Conv1d,)):
+            if not isinstance(module, nn.Conv1d):
                 yield f"{name}.{parameter}", "experts stored as one tensor, not linear modules"
         if not _is_linear(module):
             # Wrapped linear modules are rejected by PEFT, so the profile must not offer them.

@@ -72,13 +72,13 @@ class TextDecoder:
 
     def _emit(self, text: str) -> str:
         piece = text[self._shown :]
-        # Decoding again from a few tokens back keeps the cost of a token constant.
-        if len(self._ids) - self._from > 32 and "\ufffd" not in text:
-            self._from = len(self._ids) - 8
-            text = self._decode(self._ids[self._from :])
-            if text.startswith("\ufffd"):
-                self._from = 0
-                text = self._decode(self._ids)
+        # Decoding from a few tokens back, not from the start, keeps the cost of a token constant.
+        if len(self._ids) - self._from > 32:
+            start = len(self._ids) - 8
+            window = self._decode(self._ids[start:])
+            # A window that starts inside a character is no good; the next token offers another.
+            if not window.startswith("\ufffd"):
+                self._from, text = start, window
         self._shown = len(text)
         return piece
 

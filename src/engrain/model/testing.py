@@ -61,6 +61,7 @@ def tiny_config(
     """The configuration behind :func:`tiny_model`, of transformers' own class."""
     import transformers
 
+    kind: Any
     if sliding_window is not None and architecture not in SLIDING:
         raise ValueError(f"{architecture} has no sliding window; use one of {SLIDING}")
     common: dict[str, Any] = {
@@ -109,14 +110,24 @@ def tiny_config(
         )
     if architecture == "gemma4":
         # Two of the layers read the keys and values of the two before them.
-        return transformers.Gemma4TextConfig(
-            **{**common, "num_hidden_layers": max(4, layers)},
+        layers = max(4, layers)
+        kind = transformers.Gemma4TextConfig
+        return kind(
+            **{**common, "num_hidden_layers": layers},
             sliding_window=sliding_window or 16,
-            layer_types=["sliding_attention", "full_attention"] * (max(4, layers) // 2),
+            layer_types=["sliding_attention", "full_attention"] * (layers // 2),
             num_kv_shared_layers=2,
             global_head_dim=hidden // 4,
             hidden_size_per_layer_input=8,
             vocab_size_per_layer_input=VOCABULARY,
+        )
+    if architecture == "lfm2":
+        # Every other layer is a short convolution: its cache is a state, not keys and values.
+        del common["head_dim"]
+        return transformers.Lfm2Config(
+            **common,
+            layer_types=["conv" if i % 2 == 0 else "full_attention" for i in range(layers)],
+            block_auto_adjust_ff_dim=False,
         )
     if architecture == "gpt2":
         return transformers.GPT2Config(
@@ -149,7 +160,7 @@ def tiny_model(
     """A randomly initialised model of a real architecture, under one million parameters.
 
     Known architectures: llama, qwen2, qwen3, qwen3_moe, mistral, gemma2, gemma3, gemma4, olmo2,
-    phi3, smollm3, gpt2. The same arguments give the same weights.
+    phi3, smollm3, lfm2, gpt2. The same arguments give the same weights.
 
     Example:
         >>> tiny_model("qwen3", tied=False).profile.model_type

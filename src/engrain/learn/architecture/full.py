@@ -1,7 +1,8 @@
 """Full weights: the update is a difference of every trained matrix.
 
-Source: ordinary fine-tuning; the oldest choice and the upper bound of capacity. The adapter is the difference between the
-weights after and before the lesson, so that it folds and leaves like any other adapter:
+Source: ordinary fine-tuning; the oldest choice and the upper bound of capacity. The adapter is the
+difference between the weights after and before the lesson, so that it folds and leaves like any
+other adapter:
 
     delta = theta_after - theta_before,       served = base + sum of active deltas (fp32).
 

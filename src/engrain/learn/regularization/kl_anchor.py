@@ -6,8 +6,8 @@ learning without forgetting (Li and Hoiem, arXiv 1606.09282, equation 4, tempera
 
     penalty = strength * mean over anchor tokens of  sum_v p_before(v) log(p_before(v) / p_now(v)).
 
-Anchors are general texts plus the lesson's own conversation asked *in context*: closed-book training
-would otherwise teach the model to ignore its context. The divergence is kept at the ``top_k``
+Anchors are general texts plus the lesson's own conversation asked *in context*: closed-book
+training would otherwise teach the model to ignore its context. The divergence is kept at the ``top_k``
 likeliest tokens, with the rest of the mass as one more outcome; by the data-processing inequality
 this never exceeds the full divergence, and equals it when ``top_k`` is the vocabulary.
 

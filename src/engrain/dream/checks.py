@@ -1,0 +1,162 @@
+"""The checks that a question passes before anything is learned from it.
+
+The model proposes, and these checks dispose: what it answers the same without the conversation,
+what it answers differently when asked again, what the user never said, or said of something else,
+or took back. Each refusal is kept with its reason, in words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from engrain.dream.grounding import Mention, UserWords
+from engrain.dream.reader import Reader
+from engrain.dream.wording import holds, key_runs, normal, question_fault, words
+from engrain.exam.probes import says_unknown
+
+CONSISTENCY_TEMPERATURE = 0.7
+
+NOT_KNOWN = "the model found no answer in the conversation"
+NOTHING_NEW = "the answer says nothing that the question does not say"
+NOT_SAID = "the answer is not in the user's own words"
+OTHER_FACT = "the answer belongs to something else that the user said"
+TAKEN_BACK = "the user took that value back"
+INCONSISTENT = "asked again, the model answered something else"
+KNOWN = "answered the same without the conversation: nothing to learn"
+REPEATED = "the same question twice"
+OTHER_MEANING = "the rewording asks for something else"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A question that might be learned; ``wanted`` is the key that a rewording must keep."""
+
+    question: str
+    window: int
+    origin: str
+    wanted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A question that passed: its answer with the conversation, and where the user said it."""
+
+    question: str
+    window: int
+    origin: str
+    answer: str
+    key: tuple[str, ...]
+    mention: Mention
+    closed_book: str
+
+
+@dataclass
+class Checker:
+    """Runs the checks over batches of candidates, and keeps what was refused and why."""
+
+    reader: Reader
+    said: UserWords
+    refused: dict[str, str]
+    seen: set[str]
+    rounds: int = 0
+
+    @classmethod
+    def of(cls, reader: Reader, said: UserWords) -> Checker:
+        """A checker that has seen no question yet."""
+        return cls(reader, said, {}, set())
+
+    def refuse(self, question: str, reason: str) -> None:
+        """Note a refusal; the first reason stays."""
+        self.refused.setdefault(question, reason)
+
+    def fresh(self, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
+        """Candidates that are questions and were not seen before."""
+        for candidate in candidates:
+            shape = normal(candidate.question)
+            if shape in self.seen:
+                continue
+            self.seen.add(shape)
+            if fault := question_fault(candidate.question):
+                self.refuse(candidate.question or "(empty)", fault)
+            else:
+                yield candidate
+
+    def check(self, candidates: Iterable[Candidate]) -> list[Checked]:
+        """Ask all candidates and give those that pass every check."""
+        todo = list(self.fresh(candidates))
+        self.rounds += 1
+        answers = self.reader.read([(c.window, c.question) for c in todo])
+        found: list[tuple[Candidate, str, tuple[str, ...], Mention]] = []
+        for candidate, answer in zip(todo, answers, strict=True):
+            outcome = self._ground(candidate, answer)
+            if isinstance(outcome, str):
+                self.refuse(candidate.question, outcome)
+            else:
+                found.append((candidate, answer, *outcome))
+        found = self._consistent(found)
+        without = self.reader.closed_book([candidate.question for candidate, *_ in found])
+        passed = []
+        for (candidate, answer, key, mention), closed in zip(found, without, strict=True):
+            if holds(closed, key):
+                self.refuse(candidate.question, KNOWN)
+                continue
+            passed.append(
+                Checked(
+                    candidate.question,
+                    candidate.window,
+                    candidate.origin,
+                    answer,
+                    key,
+                    mention,
+                    closed,
+                )
+            )
+        return passed
+
+    def _ground(self, candidate: Candidate, answer: str) -> tuple[tuple[str, ...], Mention] | str:
+        """The key of an answer and where the user said it, or why there is none."""
+        if not answer or says_unknown(answer):
+            return NOT_KNOWN
+        runs = key_runs(answer, [candidate.question])
+        if not runs:
+            return NOTHING_NEW
+        if candidate.wanted:
+            # A rewording that keeps the value keeps the fact, however its answer is put.
+            if not holds(answer, candidate.wanted):
+                return OTHER_MEANING
+            if holds(candidate.question, candidate.wanted):
+                return NOTHING_NEW
+            runs = [candidate.wanted]
+        said = [run for run in runs if self.said.mentions(run)]
+        if not said:
+            return NOT_SAID
+        for run in said:
+            mention = self.said.evidence(candidate.question, run)
+            if mention is None:
+                continue
+            if self.said.retracted(run) or (mention.negated and not _denies(answer)):
+                return TAKEN_BACK
+            return run, mention
+        return OTHER_FACT
+
+    def _consistent(
+        self, found: Sequence[tuple[Candidate, str, tuple[str, ...], Mention]]
+    ) -> list[tuple[Candidate, str, tuple[str, ...], Mention]]:
+        """Those whose key is in a second, sampled answer as well."""
+        again = self.reader.read(
+            [(candidate.window, candidate.question) for candidate, *_ in found],
+            temperature=CONSISTENCY_TEMPERATURE,
+            round_=500 + self.rounds,
+        )
+        kept = []
+        for entry, second in zip(found, again, strict=True):
+            if holds(second, entry[2]) and not says_unknown(second):
+                kept.append(entry)
+            else:
+                self.refuse(entry[0].question, INCONSISTENT)
+        return kept
+
+
+def _denies(answer: str) -> bool:
+    return bool({"not", "never", "no"} & set(words(answer))) or "n't" in answer

@@ -1,0 +1,65 @@
+"""What earlier lessons taught, as far as a new lesson must respect or correct it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from engrain.data.lessons import Lesson, Probe
+from engrain.dream.wording import owners, topic
+from engrain.exam.probes import holds
+
+Asked = tuple[frozenset[str], frozenset[str]]
+"""What a question asks for, whatever its wording: its topic and its owners."""
+
+
+def asked(question: str) -> Asked:
+    """What a question asks for, to compare questions in different wordings."""
+    return frozenset(topic(question)), frozenset(owners(question))
+
+
+@dataclass(frozen=True)
+class EarlierFacts:
+    """The facts of earlier lessons by what they are asked for; a later lesson overrides."""
+
+    _targets: dict[Asked, str]
+    _probes: dict[Asked, list[Probe]]
+
+    @classmethod
+    def of(cls, lessons: Iterable[Lesson] = ()) -> EarlierFacts:
+        """Collect the facts and probes of lessons, the earliest first."""
+        targets: dict[Asked, str] = {}
+        probes: dict[Asked, list[Probe]] = {}
+        for lesson in lessons:
+            for text in lesson.facts():
+                targets[asked(text.question)] = text.target
+            for probe in lesson.probes:
+                if probe.answers:
+                    probes.setdefault(asked(probe.messages[-1].content), []).append(probe)
+        return cls(targets, probes)
+
+    def target(self, question: str) -> str:
+        """What an earlier lesson taught as the answer to a question, "" if nothing."""
+        return self._targets.get(asked(question), "")
+
+    def old_values(self, questions: Sequence[str], value: str) -> list[str]:
+        """Values that earlier probes expect for the same questions and that differ from this."""
+        found = [
+            answer
+            for probe in self._at(questions)
+            for answer in probe.answers
+            if not holds(value, answer) and not holds(answer, value)
+        ]
+        return list(dict.fromkeys(found))
+
+    def superseded(self, questions: Sequence[str], value: str) -> list[str]:
+        """Ids of earlier probes for the same questions that the value does not pass."""
+        return [
+            probe.id
+            for probe in self._at(questions)
+            if not any(holds(value, answer) for answer in probe.answers)
+        ]
+
+    def _at(self, questions: Sequence[str]) -> list[Probe]:
+        places = dict.fromkeys(asked(question) for question in questions)
+        return [probe for place in places for probe in self._probes.get(place, [])]

@@ -1,0 +1,236 @@
+"""Frames of questions: how a thing is asked for, apart from what is asked for.
+
+From the questions that the model wrote, this takes the frame ("Do you remember {n}?") and the
+parts (``n``, the thing: "my aunt's cat"; ``q``, the direct question: "what is my aunt's cat";
+``e``, the same inside a sentence: "what my aunt's cat is"). Frames and parts are then combined
+anew: one fact in the wordings of another gives more wordings, something that was never told in
+the wordings of the lesson gives matched contrast. What comes out is only proposed: the model
+answers each of them with the conversation in view before anything is learned from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from engrain.dream.wording import FUNCTION_WORDS, as_user, content, normal
+
+NEUTRAL_FRAMES = (
+    "{Q}?",
+    "What is {n}?",
+    "Do you remember {n}?",
+    "Can you tell me {e}?",
+    "Tell me {n}.",
+    "Do you know {e}?",
+    "What was {n} again?",
+    "Quick question: {q}?",
+    "Please remind me of {n}.",
+    "I wonder {e}.",
+    "By the way, {q}?",
+)
+"""Used to fill up where the model's own wordings are too few."""
+
+_WH = r"(?:what|who|whom|whose|which|when|where|why|how)"
+_BE = r"(?:is|are|was|were)"
+_WH_START = re.compile(rf"^{_WH}\b", re.IGNORECASE)
+_WH_INSIDE = re.compile(rf"\b{_WH}\b", re.IGNORECASE)
+_DIRECT_THING = re.compile(rf"^(?P<wh>{_WH}) (?P<be>{_BE}) (?P<n>.+)$", re.IGNORECASE)
+_INVERTED = re.compile(
+    rf"^{_WH}(?: \w+)?? (?:{_BE}|am|do|does|did|will|would|can|could|has|have|had|should)\b",
+    re.IGNORECASE,
+)
+_OWNER = re.compile(
+    r"^(?P<owner>(?:my|our)(?: [^\s'’]+)*?|[^\W\d_]+(?: [^\W\d_]+)?)['’]s (?P<rest>.+)$"
+)
+_LEAD = re.compile(r"^(?:my|our)\s+(?P<rest>.+)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a question asks for, in the three shapes that frames take; "" where unknown."""
+
+    thing: str = ""
+    direct: str = ""
+    inside: str = ""
+
+    @classmethod
+    def of_thing(cls, thing: str, wh: str = "what", be: str = "is") -> Parts:
+        """The parts of a question for a thing that somebody has."""
+        return cls(thing, f"{wh} {be} {thing}", f"{wh} {thing} {be}")
+
+    def slots(self) -> dict[str, str]:
+        """The known parts by slot."""
+        known = {"n": self.thing, "q": self.direct, "e": self.inside}
+        return {slot: text for slot, text in known.items() if text}
+
+
+def lowered(text: str) -> str:
+    """A text that now stands inside a sentence: small words lose their capital, names don't."""
+    first = text.split(" ", 1)[0]
+    if first.startswith("I") and not first[1:2].isalpha():
+        return text
+    return text[:1].lower() + text[1:] if first.lower() in FUNCTION_WORDS else text
+
+
+def bare(question: str) -> str:
+    """A question without the mark at its end."""
+    return question.strip().rstrip("?.! ").strip()
+
+
+def direct(question: str) -> str:
+    """The question itself if it is one plain direct question, else ""."""
+    text = bare(question)
+    if _WH_START.match(text) and not re.search(r"[,:;.?!]", text) and _INVERTED.match(text):
+        return lowered(text)
+    return ""
+
+
+def parts_of(question: str) -> Parts:
+    """The parts of a plain direct question.
+
+    Example:
+        >>> parts_of("What is my aunt's cat?").inside
+        "what my aunt's cat is"
+    """
+    plain = direct(question)
+    found = _DIRECT_THING.match(plain)
+    if found and _is_thing(found.group("n")):
+        return Parts.of_thing(
+            found.group("n"), found.group("wh").lower(), found.group("be").lower()
+        )
+    return Parts(direct=plain)
+
+
+def parts_of_fact(pairs: Sequence[tuple[str, str]], surface: str) -> Parts:
+    """The parts of a fact, from its questions with their answers and the value in them."""
+    plain = next((text for question, _ in pairs if (text := direct(question))), "")
+    wh = plain.split(" ", 1)[0] if plain else "what"
+    for question, answer in pairs:
+        if thing := _thing_in(question, as_user(answer), surface):
+            return Parts.of_thing(thing, wh)
+    if not plain:
+        return Parts()
+    for question, _ in pairs:
+        inside = _inside(question)
+        if inside and content(inside) == content(plain):
+            return Parts(direct=plain, inside=inside)
+    return Parts(direct=plain)
+
+
+def frame_of(question: str, parts: Parts) -> str:
+    """The frame of a question whose parts are known, "" if none stands in it just once."""
+    for slot in ("q", "e", "n"):
+        text = parts.slots().get(slot, "")
+        if not text:
+            continue
+        found = list(re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", question, re.IGNORECASE))
+        if len(found) == 1:
+            start, end = found[0].span()
+            capital = question[start].isupper() and not text[0].isupper()
+            name = slot.upper() if capital else slot
+            return f"{question[:start]}{{{name}}}{question[end:]}"
+    return ""
+
+
+def fill(frame: str, parts: Parts) -> str:
+    """A question from a frame, "" if the frame wants a part that is not known."""
+    word = parts.direct.split(" ", 1)[0]
+    if word and (own := _WH_START.match(frame)) and own.group().lower() != word:
+        return ""  # "What is {n}?" asks for no person
+    for slot in ("q", "e", "n"):
+        for name in (slot, slot.upper()):
+            mark = f"{{{name}}}"
+            if mark in frame:
+                text = parts.slots().get(slot, "")
+                shown = text[:1].upper() + text[1:] if name.isupper() else text
+                return frame.replace(mark, shown) if text else ""
+    return ""
+
+
+def swapped(things: Iterable[str], others: Iterable[str] = ()) -> list[str]:
+    """New things from the heads and tails of known ones: owner of one, noun of another.
+
+    Example:
+        >>> swapped(["my aunt's cat", "my motto"])
+        ["my aunt's motto", 'my cat']
+    """
+    known, further = [split_thing(t) for t in things], [split_thing(t) for t in others]
+    taken = {normal(thing) for thing in (*things, *others)}
+    made: list[str] = []
+    pairs = [(a, b) for a in known for b in (*known, *further)]
+    pairs += [(a, b) for a in further for b in known]
+    for (owner, _), (_, noun) in pairs:
+        if not owner or not noun:
+            continue
+        thing = f"{owner} {noun}" if owner.lower() in ("my", "our") else f"{owner}'s {noun}"
+        if normal(thing) not in taken:
+            taken.add(normal(thing))
+            made.append(thing)
+    return made
+
+
+def split_thing(thing: str) -> tuple[str, str]:
+    """Owner and noun of a thing: ("my aunt", "cat"), ("my", "motto"), or two empty texts."""
+    if found := _OWNER.match(thing):
+        return found.group("owner"), found.group("rest")
+    if found := _LEAD.match(thing):
+        return thing.split()[0], found.group("rest")
+    return "", ""
+
+
+def opener(question: str, parts: Parts) -> str:
+    """The first words of a question, up to where it begins to say what it asks for.
+
+    Example:
+        >>> opener("What is my aunt's cat?", Parts.of_thing("my aunt's cat"))
+        'What is my'
+    """
+    text = bare(question)
+    if parts.thing and (at := text.lower().find(parts.thing.lower())) >= 0:
+        first = parts.thing.split()[0] if split_thing(parts.thing)[0] else ""
+        return f"{text[:at]}{text[at : at + len(first)]}".strip()
+    found = re.search(r"\b(?:I|my|our|we)\b", text)
+    if found and found.start():
+        return text[: found.end()].strip()
+    return " ".join(text.split()[:3])
+
+
+def _thing_in(question: str, said: str, surface: str) -> str:
+    """The thing that a question asks for: what stands before "is VALUE" in its answer."""
+    found = re.search(
+        rf"^(?P<before>.+?) {_BE} (?:now |called |named )?(?:a |an |the )?"
+        rf"{re.escape(surface)}(?!\w)",
+        said,
+        re.IGNORECASE,
+    )
+    if not found:
+        return ""
+    before = found.group("before").split()
+    for start in range(len(before)):
+        thing = " ".join(before[start:])
+        match = re.search(rf"(?<!\w){re.escape(thing)}(?!\w)", question, re.IGNORECASE)
+        if match:
+            inner = match.group()
+            return lowered(inner) if _is_thing(inner) and content(inner) else ""
+    return ""
+
+
+def _is_thing(text: str) -> bool:
+    """Whether a text can stand for a thing: it has an owner or an article, and is no clause."""
+    return (
+        re.match(r"(?:my|our|the)\s|[^\W\d_]+(?: [^\W\d_]+)?['’]s\s", text, re.IGNORECASE)
+        is not None
+        and not re.search(rf"[,:;?!]|\b(?:I|you|we|that|{_WH}|about|called|again)\b", text)
+        and len(text.split()) <= 8
+    )
+
+
+def _inside(question: str) -> str:
+    """The indirect question at the end of a question, "" if there is none."""
+    text = bare(question)
+    marks = [found for found in _WH_INSIDE.finditer(text) if found.start() > 0]
+    if not marks:
+        return ""
+    tail = text[marks[-1].start() :]
+    return tail if not re.search(r"[,:;]", tail) and not _INVERTED.match(tail) else ""

@@ -1,0 +1,461 @@
+"""One person's home: chat, learn, list, switch off, undo, verify.
+
+A home is a folder: ``config.toml``, ``ledger.db``, ``blobs/``, ``log/`` (every chat, verbatim),
+``jobs/`` (checkpoints of interrupted runs), ``panels/`` and ``noise/`` (measured once), ``lock``.
+The command line mirrors the methods of :class:`Home` one to one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from engrain.config import HOME_FILE, Resolved, home_folder, resolve, to_toml
+from engrain.data.lessons import Lesson
+from engrain.data.messages import Conversation, Message
+from engrain.errors import (
+    ConfigError,
+    GateRefused,
+    HomeExistsError,
+    HomeNotFoundError,
+)
+from engrain.ledger.blobs import BlobStore
+from engrain.ledger.ledger import Ledger
+from engrain.ledger.lock import HomeLock
+from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State
+from engrain.memory.log import ChatLog
+from engrain.pipeline import OnProgress, Outcome, Pipeline, versions
+
+if TYPE_CHECKING:
+    from engrain.dream.explicit import ExplicitExamples
+    from engrain.dream.lesson import Preview, Proposal
+    from engrain.exam.exam import Exam
+    from engrain.exam.noise import NoiseBand
+    from engrain.exam.panel import Panel
+    from engrain.learn.recipe import Recipe
+    from engrain.served import Served
+
+Source = Path | str | Conversation | Sequence[Conversation]
+"""What can be learned: a file, a chat's name, or conversations."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a lesson's status: the state before and after it."""
+
+    lesson: str
+    title: str
+    status: str
+    state_before: str
+    state_after: str
+
+    def to_dict(self) -> dict[str, str]:
+        """The change as JSON-ready values."""
+        return {
+            "lesson": self.lesson,
+            "title": self.title,
+            "status": self.status,
+            "state_before": self.state_before,
+            "state_after": self.state_after,
+        }
+
+
+class Home:
+    """A person's model with everything that it has learned.
+
+    Example:
+        >>> home = Home.create("~/engrain")                                # doctest: +SKIP
+        >>> home.learn("conversation.json").decision.verdict               # doctest: +SKIP
+        'accepted'
+        >>> home.undo("last").state_after == home.ledger.history()[0].digest  # doctest: +SKIP
+        True
+    """
+
+    def __init__(self, resolved: Resolved, *, create: bool = False) -> None:
+        self.resolved = resolved
+        self.config = resolved.config
+        self.path = resolved.home
+        self.lock = HomeLock(self.path / "lock")
+        self.blobs = BlobStore(self.path / "blobs")
+        url = self.config.ledger.url or self.path / "ledger.db"
+        self.ledger = Ledger(url, self.blobs, lock=self.lock, create=create)
+        self.log = ChatLog(self.path / "log")
+
+    # ------------------------------------------------------------------ beginning and end
+    @classmethod
+    def create(
+        cls, path: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None
+    ) -> Home:
+        """Make a home and load its model once.
+
+        Raises:
+            HomeExistsError: the folder holds a home already.
+            HomeReadOnlyError, DiskFullError: it can't be written.
+            ModelError: the model can't be used; nothing was made.
+        """
+        folder = home_folder(path)
+        if (folder / "ledger.db").exists():
+            raise HomeExistsError(
+                f"{folder} is a home already.",
+                remedy="Use it as it is, or give another folder with --home.",
+            )
+        resolved = resolve(folder, overrides)
+        loaded = _load(resolved)
+        _make_folder(folder)
+        home = cls(resolved, create=True)
+        from engrain.learn.fold import fold
+        from engrain.model.digest import tensor_digest
+
+        home.ledger.begin(
+            source=loaded.source,
+            base_digest=loaded.base_digest,
+            state=tensor_digest(fold(loaded.base_weights(), ())),
+            versions=versions(),
+        )
+        given = {k: v for k, v in (overrides or {}).items() if v is not None}
+        if not (folder / HOME_FILE).exists():
+            text = to_toml({"model.source": loaded.source, **given})
+            (folder / HOME_FILE).write_text(text, encoding="utf-8")
+        home.__dict__["loaded"] = loaded
+        return home
+
+    @classmethod
+    def open(
+        cls, path: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None
+    ) -> Home:
+        """Open a home; its model is loaded when something needs it.
+
+        Raises:
+            HomeNotFoundError: the folder holds no home.
+        """
+        folder = home_folder(path)
+        if not (folder / "ledger.db").exists():
+            raise HomeNotFoundError(
+                f"There is no home in {folder}.",
+                remedy="Make one with `engrain init`, or give another folder with --home.",
+            )
+        return cls(resolve(folder, overrides))
+
+    def close(self) -> None:
+        """Close the ledger."""
+        self.ledger.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ the model
+    @cached_property
+    def loaded(self) -> Any:
+        """The base model, checked against the digest that the home was made with."""
+        loaded = _load(self.resolved, source=self.ledger.base().source)
+        self.ledger.check_base(loaded.base_digest)
+        return loaded
+
+    @cached_property
+    def served(self) -> Served:
+        """The model with the weights of the state in force."""
+        from engrain.model.engine import Engine
+        from engrain.served import Served
+
+        served = Served(self.loaded, Engine(self.loaded), self.ledger)
+        served.refresh()
+        return served
+
+    @property
+    def state(self) -> State:
+        """The state in force."""
+        return self.ledger.current()
+
+    @cached_property
+    def panel(self) -> Panel:
+        """The panel that guards this home's model."""
+        from engrain.exam.panel import load_panel
+
+        return load_panel()
+
+    # ------------------------------------------------------------------ chat
+    def chat(self, messages: Sequence[Message], *, seed: int = 0) -> Iterator[str]:
+        """The served model's answer, piece by piece; nothing is looked up."""
+        self.served.refresh()
+        options = self.config.chat
+        yield from self.served.engine.stream(
+            messages,
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            seed=seed,
+        )
+
+    # ------------------------------------------------------------------ learn
+    def recipe(self, name: str | None = None) -> Recipe:
+        """The recipe that a lesson will be learned with."""
+        from engrain.learn.recipe import named
+
+        recipe = named(name or self.config.learn.recipe)
+        if recipe.restart:
+            raise ConfigError(
+                f"The recipe {recipe.name!r} learns everything anew and can't make one lesson.",
+                remedy="Use it in `engrain bench life`, where it bounds the others from above.",
+            )
+        return recipe.with_settings(dict(self.config.learn.settings))
+
+    def preview(self, source: Source, *, on_progress: OnProgress | None = None) -> Preview:
+        """What a lesson would hold, and what was left out and why; nothing is written."""
+        conversations, examples = self._read(source)
+        return self._study(conversations, examples, on_progress).preview
+
+    def learn(
+        self,
+        source: Source,
+        *,
+        recipe: str | None = None,
+        on_progress: OnProgress | None = None,
+        require: bool = False,
+    ) -> Outcome:
+        """Learn a conversation: study it, train a candidate, examine it, let the gate decide.
+
+        With ``require`` a refusal of the gate is an error.
+
+        Raises:
+            ConversationError: the source can't be read.
+            NothingToLearnError: there is nothing new in it.
+            GateRefused: only with ``require``; the served weights are unchanged either way.
+        """
+        chosen = self.recipe(recipe)
+        conversations, examples = self._read(source)
+        digests = [self.ledger.add_conversation(c) for c in conversations]
+        with self.lock.hold("learn a lesson"):
+            payload = {
+                "conversations": digests,
+                "examples": [given.to_dict() for given in examples],
+                "recipe": chosen.to_dict(),
+                "seed": self.config.learn.seed,
+                "state": self.state.digest,
+                "lesson": self.ledger.new_lesson_id(),
+                "estimate": self.estimate(chosen, conversations),
+            }
+            job = self.ledger.create_job("learn", payload)
+            self.ledger.advance(job, "logged")
+            return self._run(job, on_progress, require)
+
+    def resume(
+        self, job: str, *, on_progress: OnProgress | None = None, require: bool = False
+    ) -> Outcome:
+        """Continue an interrupted job, to the bit as if it had not been interrupted.
+
+        Raises:
+            UnknownNameError: no such job.
+            UsageError: it has ended.
+            ResumeError: other lessons were accepted or undone since it began.
+        """
+        with self.lock.hold("resume a job"):
+            taken = self.ledger.take_job(self.ledger.get_job(job).id)
+            return self._run(taken.id, on_progress, require)
+
+    def _run(self, job_id: str, on_progress: OnProgress | None, require: bool) -> Outcome:
+        from engrain.dream.explicit import ExplicitExamples
+        from engrain.learn.recipe import Recipe
+
+        job = self.ledger.get_job(job_id)
+        recipe = Recipe.from_dict(job.payload["recipe"])
+        conversations = [self.ledger.get_conversation(d) for d in job.payload["conversations"]]
+        examples = [ExplicitExamples.from_dict(item) for item in job.payload["examples"]]
+
+        def study() -> Lesson:
+            proposal = self._study(conversations, examples, on_progress)
+            lesson = proposal.lesson or Lesson("", proposal.preview.title, ())
+            # A source has to be in the log; examples are in the lesson itself.
+            sources = tuple(job.payload["conversations"])
+            return replace(lesson, id=str(job.payload["lesson"]), sources=sources)
+
+        outcome = self.pipeline(on_progress).run(job_id, recipe, int(job.payload["seed"]), study)
+        self._learn_speed(outcome, job)
+        if require and not outcome.accepted:
+            raise GateRefused(
+                f"The gate {outcome.decision.verdict} lesson {outcome.lesson.id}: "
+                + " ".join(outcome.decision.reasons),
+                remedy="The served weights are unchanged; see `engrain lessons show last`.",
+                outcome=json.dumps(outcome.to_dict()),
+            )
+        return outcome
+
+    def pipeline(self, on_progress: OnProgress | None = None) -> Pipeline:
+        """The stages of a lesson, with this home's model, panel, thresholds and noise band."""
+        from engrain.exam.gate import GateThresholds
+
+        pipeline = Pipeline(
+            ledger=self.ledger,
+            served=self.served,
+            panel=self.panel,
+            thresholds=GateThresholds.from_config(self.config.gate),
+            noise=self.noise(on_progress),
+            folder=self.path,
+            gate=self.config.gate.enabled,
+        )
+        return replace(pipeline, on_progress=on_progress) if on_progress else pipeline
+
+    def noise(self, on_progress: OnProgress | None = None) -> NoiseBand:
+        """The noise band of the panel, measured once for this model, machine and panel."""
+        from engrain.exam.noise import NoiseBand, machine_fingerprint, measure_noise, noise_key
+
+        base = self.ledger.base().digest
+        key = noise_key(base, self.panel.digest, machine_fingerprint())
+        path = self.path / "noise" / f"{key[:32]}.json"
+        if path.is_file():
+            return NoiseBand.from_dict(json.loads(path.read_text(encoding="utf-8")))
+
+        def on_copy(done: int, total: int) -> None:
+            if on_progress:
+                on_progress("noise", done, total)
+
+        with self.served.base():
+            band = measure_noise(
+                self.loaded, self.served.engine, self.panel, copies=4, on_copy=on_copy
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(band.to_dict()), encoding="utf-8")
+        temporary.replace(path)
+        return band
+
+    def _read(self, source: Source) -> tuple[list[Conversation], list[ExplicitExamples]]:
+        from engrain.dream.lesson import read_source
+
+        if isinstance(source, Conversation):
+            return [source], []
+        if isinstance(source, (str, Path)):
+            if str(source) == "last" or str(source) in self.log.names():
+                return [self.log.read(str(source))], []
+            return read_source(Path(source), seed=self.config.learn.seed)
+        return list(source), []
+
+    def _study(
+        self,
+        conversations: Sequence[Conversation],
+        examples: Sequence[ExplicitExamples],
+        on_progress: OnProgress | None,
+    ) -> Proposal:
+        from engrain.dream.lesson import propose
+
+        def report(stage: str, done: int, total: int) -> None:
+            if on_progress:
+                on_progress("studied", done, total)
+
+        return propose(
+            self.served.engine,
+            conversations,
+            examples=examples,
+            seed=self.config.learn.seed,
+            effort=self.config.learn.effort,
+            hold_out=self.config.study.hold_out,
+            max_facts=self.config.study.max_facts,
+            on_progress=report,
+        )
+
+    # ------------------------------------------------------------------ estimate
+    def estimate(self, recipe: Recipe, conversations: Sequence[Conversation]) -> float | None:
+        """Seconds that a lesson will take, from the lessons before it; None without any.
+
+        Scales the measured seconds for each user character with what the machine has shown.
+        """
+        path = self.path / "speed.json"
+        if not path.is_file():
+            return None
+        speed = json.loads(path.read_text(encoding="utf-8"))
+        known = speed.get(recipe.digest)
+        return None if known is None else float(known)
+
+    def _learn_speed(self, outcome: Outcome, job: Job) -> None:
+        from engrain.data.lessons import canonical_digest
+
+        path = self.path / "speed.json"
+        speed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        speed[canonical_digest(dict(job.payload["recipe"]))] = outcome.seconds
+        temporary = path.with_suffix(".part")
+        temporary.write_text(json.dumps(speed), encoding="utf-8")
+        temporary.replace(path)
+
+    # ------------------------------------------------------------------ lessons
+    def lessons(self) -> list[LessonEntry]:
+        """All lessons of the ledger, in the order of their commits."""
+        return self.ledger.list_lessons()
+
+    def show(self, lesson: str) -> LessonRecord:
+        """A lesson with sources, texts, recipe, exams, decision and digests."""
+        return self.ledger.get_lesson(lesson)
+
+    def disable(self, lesson: str) -> Change:
+        """Take a lesson out of the served weights; it can be enabled again."""
+        return self._change(lesson, "disabled")
+
+    def enable(self, lesson: str) -> Change:
+        """Serve a disabled or quarantined lesson."""
+        return self._change(lesson, "active")
+
+    def undo(self, lesson: str = "last") -> Change:
+        """Take a lesson out for good; its record stays."""
+        return self._change(lesson, "undone")
+
+    def _change(self, lesson: str, status: Any) -> Change:
+        with self.lock.hold(f"{status} a lesson"):
+            plan = self.ledger.plan(lesson, status)
+            before = self.state.digest
+            digest = self.served.fold_digest(plan.adapters)
+            after = self.ledger.apply(plan, digest)
+            self.served.refresh()
+        entry = self.ledger.get_entry(plan.lesson)
+        return Change(entry.id, entry.title, entry.status, before, after.digest)
+
+    def verify(self) -> list[Problem]:
+        """Derive every digest again: blobs, lessons, events, and the weights of every state."""
+        return self.ledger.verify(self.served.fold_digest)
+
+    def jobs(self) -> list[Job]:
+        """All jobs, oldest first."""
+        return self.ledger.list_jobs()
+
+    # ------------------------------------------------------------------ exam
+    def eval(self, *, on_progress: OnProgress | None = None) -> Exam:
+        """Run the exam on the served weights: all lessons' probes and the panel."""
+        from engrain.exam.exam import run_exam
+
+        pipeline = self.pipeline(on_progress)
+        probes, _ = pipeline.questions(None)
+        return run_exam(self.served.engine, probes, self.panel, state_digest=self.served.refresh())
+
+
+def _load(resolved: Resolved, source: str | None = None) -> Any:
+    from engrain.model.loading import load_model
+    from engrain.model.threads import set_threads
+
+    model = resolved.config.model
+    set_threads(model.threads or None)
+    return load_model(source or model.source, dtype=model.dtype, local_only=model.local_only)
+
+
+def _make_folder(folder: Path) -> None:
+    from engrain.errors import DiskFullError, HomeReadOnlyError
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        kind = DiskFullError if error.errno == 28 else HomeReadOnlyError
+        raise kind(
+            f"The home {folder} can't be made: {error.strerror}.",
+            remedy="Give a folder that you may write, with --home or ENGRAIN_HOME.",
+        ) from error

@@ -1,0 +1,1 @@
+"""What is remembered outside the weights: the verbatim log."""

@@ -1,0 +1,89 @@
+"""The weights in force: the model holds the fold of the base and the ledger's active adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from engrain.errors import StateMismatchError
+from engrain.learn.fold import fold
+from engrain.model.adapter import Adapter
+from engrain.model.digest import tensor_digest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from engrain.ledger.ledger import Ledger
+    from engrain.model.engine import Engine
+    from engrain.model.loading import LoadedModel
+
+
+class Served:
+    """Keeps the live weights, the engine's caches and the ledger's state in step.
+
+    Digests of states are taken over fp32 weights, whatever type the model computes in.
+    """
+
+    def __init__(self, loaded: LoadedModel, engine: Engine, ledger: Ledger) -> None:
+        self.loaded = loaded
+        self.engine = engine
+        self._ledger = ledger
+        self._digest = ""
+
+    def fold(self, adapters: Sequence[str]) -> tuple[dict[str, Tensor], str]:
+        """The weights that adapters (digests, in order) give over the base, and their digest."""
+        stored = [Adapter.from_bytes(self._ledger.blobs.get(digest)) for digest in adapters]
+        weights = fold(self.loaded.base_weights(), stored)
+        return weights, tensor_digest(weights)
+
+    def fold_digest(self, adapters: Sequence[str]) -> str:
+        """The digest alone: what ``Ledger.verify`` asks for."""
+        return self.fold(adapters)[1]
+
+    def refresh(self) -> str:
+        """Put the state in force into the model, if it is not there; gives its digest.
+
+        Raises:
+            StateMismatchError: the fold is not what was accepted; the model keeps its weights.
+        """
+        state = self._ledger.current()
+        if state.digest != self._digest:
+            weights, digest = self.fold(state.adapters)
+            if digest != state.digest:
+                raise StateMismatchError(
+                    f"The weights of the state {state.digest[:12]} fold to {digest[:12]}.",
+                    remedy="Run `engrain lessons verify`; another kind of processor can round "
+                    "differently.",
+                )
+            self._show(weights, digest)
+        return self._digest
+
+    @contextmanager
+    def candidate(self, weights: Mapping[str, Tensor], digest: str) -> Iterator[None]:
+        """Hold other weights for an exam; the state in force comes back afterwards."""
+        before, old = {k: v.clone() for k, v in self.loaded.weights().items()}, self._digest
+        self._show(weights, digest)
+        try:
+            yield
+        finally:
+            self._show(before, old)
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Hold the base weights, the untaught model, for a while."""
+        weights, digest = self.fold(())
+        with self.candidate(weights, digest):
+            yield
+
+    def show(self, adapters: Sequence[Adapter]) -> str:
+        """Hold the fold of adapters that are in no ledger, inside :meth:`base`; its digest."""
+        weights = fold(self.loaded.base_weights(), adapters)
+        digest = tensor_digest(weights)
+        self._show(weights, digest)
+        return digest
+
+    def _show(self, weights: Mapping[str, Tensor], digest: str) -> None:
+        self.loaded.set_weights(weights)
+        self.engine.set_state(digest)
+        self._digest = digest

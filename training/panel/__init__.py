@@ -1,0 +1,1 @@
+"""The script that builds the panel inside the package."""
