@@ -194,6 +194,14 @@ class Resolved:
         """The digest of the configuration; where a value came from does not change it."""
         return self.config.digest
 
+    def flags(self) -> dict[str, Scalar]:
+        """The settings that were given as flags, by dotted key, each of the setting's own type."""
+        return {
+            key: value
+            for key, value in _flatten(self.config.to_dict())
+            if key in self.origins and self.origins[key].kind == "flag"
+        }
+
     def rows(self) -> Iterator[tuple[str, Scalar, Origin]]:
         """Dotted key, value and origin of every setting, passwords in URLs masked."""
         for key, value in _flatten(self.config.to_dict()):

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from engrain.config import HOME_FILE, Resolved, home_folder, resolve, to_toml
+from engrain.config import HOME_FILE, Origin, Resolved, home_folder, resolve, to_toml
 from engrain.data.lessons import Lesson
 from engrain.data.messages import Conversation, Message
 from engrain.errors import (
@@ -27,18 +28,23 @@ from engrain.errors import (
 from engrain.ledger.blobs import BlobStore
 from engrain.ledger.ledger import Ledger
 from engrain.ledger.lock import HomeLock
-from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State
+from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State, Status
 from engrain.memory.log import ChatLog
 from engrain.pipeline import OnProgress, Outcome, Pipeline, versions
 
 if TYPE_CHECKING:
-    from engrain.dream.explicit import ExplicitExamples
-    from engrain.dream.lesson import Preview, Proposal
+    from engrain.data.lessons import TrainingText
+    from engrain.dream.lesson import Preview
     from engrain.exam.exam import Exam
     from engrain.exam.noise import NoiseBand
     from engrain.exam.panel import Panel
     from engrain.learn.recipe import Recipe
     from engrain.served import Served
+
+POCKET = "pocket"
+LEDGER_FILE = "ledger.db"
+
+_DOING: Mapping[Status, str] = {"active": "enable", "disabled": "disable", "undone": "undo"}
 
 Source = Path | str | Conversation | Sequence[Conversation]
 """What can be learned: a file, a chat's name, or conversations."""
@@ -82,7 +88,7 @@ class Home:
         self.path = resolved.home
         self.lock = HomeLock(self.path / "lock")
         self.blobs = BlobStore(self.path / "blobs")
-        url = self.config.ledger.url or self.path / "ledger.db"
+        url = self.config.ledger.url or self.path / LEDGER_FILE
         self.ledger = Ledger(url, self.blobs, lock=self.lock, create=create)
         self.log = ChatLog(self.path / "log")
 
@@ -98,31 +104,53 @@ class Home:
             HomeReadOnlyError, DiskFullError: it can't be written.
             ModelError: the model can't be used; nothing was made.
         """
-        folder = home_folder(path)
-        if (folder / "ledger.db").exists():
-            raise HomeExistsError(
-                f"{folder} is a home already.",
-                remedy="Use it as it is, or give another folder with --home.",
-            )
-        resolved = resolve(folder, overrides)
-        loaded = _load(resolved)
+        resolved, loaded = cls._prepare(path, overrides)
+        folder = resolved.home
         _make_folder(folder)
         home = cls(resolved, create=True)
         from engrain.learn.fold import fold
         from engrain.model.digest import tensor_digest
 
+        if not (folder / HOME_FILE).exists():
+            given = {**resolved.flags(), "model.source": loaded.source}
+            (folder / HOME_FILE).write_text(to_toml(given), encoding="utf-8")
+        # Last, since a home exists from here on: what a kill left before it is made again.
         home.ledger.begin(
             source=loaded.source,
             base_digest=loaded.base_digest,
             state=tensor_digest(fold(loaded.base_weights(), ())),
             versions=versions(),
         )
-        given = {k: v for k, v in (overrides or {}).items() if v is not None}
-        if not (folder / HOME_FILE).exists():
-            text = to_toml({"model.source": loaded.source, **given})
-            (folder / HOME_FILE).write_text(text, encoding="utf-8")
         home.__dict__["loaded"] = loaded
         return home
+
+    @classmethod
+    def plan(
+        cls, path: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None
+    ) -> dict[str, str]:
+        """What :meth:`create` would make, the model checked; nothing is written."""
+        resolved, loaded = cls._prepare(path, overrides)
+        return {
+            "home": str(resolved.home),
+            "model": loaded.source,
+            "base_digest": loaded.base_digest,
+        }
+
+    @classmethod
+    def _prepare(
+        cls, path: str | Path | None, overrides: Mapping[str, Any] | None
+    ) -> tuple[Resolved, Any]:
+        """Settings and model of a home to be made, if there is room for one."""
+        resolved = resolve(home_folder(path), overrides)
+        if _begun(resolved):
+            raise HomeExistsError(
+                f"{resolved.home} is a home already.",
+                remedy="Use it as it is, or give another folder with --home.",
+            )
+        source = Path(resolved.config.model.source).expanduser()
+        # A relative path would mean another folder as soon as a command runs elsewhere.
+        known = resolved.config.model.source == POCKET or not source.is_dir()
+        return resolved, _load(resolved, None if known else str(source.resolve()))
 
     @classmethod
     def open(
@@ -134,12 +162,13 @@ class Home:
             HomeNotFoundError: the folder holds no home.
         """
         folder = home_folder(path)
-        if not (folder / "ledger.db").exists():
+        resolved = resolve(folder, overrides)
+        if not (resolved.config.ledger.url or (folder / LEDGER_FILE).exists()):
             raise HomeNotFoundError(
                 f"There is no home in {folder}.",
                 remedy="Make one with `engrain init`, or give another folder with --home.",
             )
-        return cls(resolve(folder, overrides))
+        return cls(resolved)
 
     def close(self) -> None:
         """Close the ledger."""
@@ -160,19 +189,27 @@ class Home:
     @cached_property
     def loaded(self) -> Any:
         """The base model, checked against the digest that the home was made with."""
-        loaded = _load(self.resolved, source=self.ledger.base().source)
+        source = self.ledger.base().source
+        if self.resolved.origins.get("model.source", Origin("default")).kind == "home file":
+            # A model folder may have moved; the digest tells whether it is the same model.
+            source = self.config.model.source
+        loaded = _load(self.resolved, source=source)
         self.ledger.check_base(loaded.base_digest)
         return loaded
 
     @cached_property
-    def served(self) -> Served:
-        """The model with the weights of the state in force."""
+    def _folding(self) -> Served:
+        """What folds weights, whether or not the state in force can be folded."""
         from engrain.model.engine import Engine
         from engrain.served import Served
 
-        served = Served(self.loaded, Engine(self.loaded), self.ledger)
-        served.refresh()
-        return served
+        return Served(self.loaded, Engine(self.loaded), self.ledger)
+
+    @cached_property
+    def served(self) -> Served:
+        """The model with the weights of the state in force."""
+        self._folding.refresh()
+        return self._folding
 
     @property
     def state(self) -> State:
@@ -204,17 +241,18 @@ class Home:
         from engrain.learn.recipe import named
 
         recipe = named(name or self.config.learn.recipe)
+        recipe = recipe.with_settings(dict(self.config.learn.settings))
         if recipe.restart:
             raise ConfigError(
                 f"The recipe {recipe.name!r} learns everything anew and can't make one lesson.",
                 remedy="Use it in `engrain bench life`, where it bounds the others from above.",
             )
-        return recipe.with_settings(dict(self.config.learn.settings))
+        return recipe
 
     def preview(self, source: Source, *, on_progress: OnProgress | None = None) -> Preview:
         """What a lesson would hold, and what was left out and why; nothing is written."""
         conversations, examples = self._read(source)
-        return self._study(conversations, examples, on_progress).preview
+        return self._study(conversations, examples, "preview", on_progress)
 
     def learn(
         self,
@@ -265,20 +303,17 @@ class Home:
             return self._run(taken.id, on_progress, require)
 
     def _run(self, job_id: str, on_progress: OnProgress | None, require: bool) -> Outcome:
-        from engrain.dream.explicit import ExplicitExamples
+        from engrain.data.lessons import TrainingText
         from engrain.learn.recipe import Recipe
 
         job = self.ledger.get_job(job_id)
         recipe = Recipe.from_dict(job.payload["recipe"])
         conversations = [self.ledger.get_conversation(d) for d in job.payload["conversations"]]
-        examples = [ExplicitExamples.from_dict(item) for item in job.payload["examples"]]
+        examples = [TrainingText.from_dict(item) for item in job.payload["examples"]]
 
         def study() -> Lesson:
-            proposal = self._study(conversations, examples, on_progress)
-            lesson = proposal.lesson or Lesson("", proposal.preview.title, ())
-            # A source has to be in the log; examples are in the lesson itself.
-            sources = tuple(job.payload["conversations"])
-            return replace(lesson, id=str(job.payload["lesson"]), sources=sources)
+            name = str(job.payload["lesson"])
+            return self._study(conversations, examples, name, on_progress).lesson
 
         outcome = self.pipeline(on_progress).run(job_id, recipe, int(job.payload["seed"]), study)
         self._learn_speed(outcome, job)
@@ -291,7 +326,9 @@ class Home:
             )
         return outcome
 
-    def pipeline(self, on_progress: OnProgress | None = None) -> Pipeline:
+    def pipeline(
+        self, on_progress: OnProgress | None = None, *, noise: NoiseBand | None = None
+    ) -> Pipeline:
         """The stages of a lesson, with this home's model, panel, thresholds and noise band."""
         from engrain.exam.gate import GateThresholds
 
@@ -300,7 +337,7 @@ class Home:
             served=self.served,
             panel=self.panel,
             thresholds=GateThresholds.from_config(self.config.gate),
-            noise=self.noise(on_progress),
+            noise=noise or self.noise(on_progress),
             folder=self.path,
             gate=self.config.gate.enabled,
         )
@@ -313,8 +350,9 @@ class Home:
         base = self.ledger.base().digest
         key = noise_key(base, self.panel.digest, machine_fingerprint())
         path = self.path / "noise" / f"{key[:32]}.json"
-        if path.is_file():
-            return NoiseBand.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        known = _read_json(path)
+        if known:
+            return NoiseBand.from_dict(known)
 
         def on_copy(done: int, total: int) -> None:
             if on_progress:
@@ -330,7 +368,7 @@ class Home:
         temporary.replace(path)
         return band
 
-    def _read(self, source: Source) -> tuple[list[Conversation], list[ExplicitExamples]]:
+    def _read(self, source: Source) -> tuple[list[Conversation], list[TrainingText]]:
         from engrain.dream.lesson import read_source
 
         if isinstance(source, Conversation):
@@ -338,25 +376,28 @@ class Home:
         if isinstance(source, (str, Path)):
             if str(source) == "last" or str(source) in self.log.names():
                 return [self.log.read(str(source))], []
-            return read_source(Path(source), seed=self.config.learn.seed)
+            return read_source(Path(source))
         return list(source), []
 
     def _study(
         self,
         conversations: Sequence[Conversation],
-        examples: Sequence[ExplicitExamples],
+        examples: Sequence[TrainingText],
+        name: str,
         on_progress: OnProgress | None,
-    ) -> Proposal:
-        from engrain.dream.lesson import propose
+    ) -> Preview:
+        from engrain.dream.lesson import make_lesson
 
         def report(stage: str, done: int, total: int) -> None:
             if on_progress:
                 on_progress("studied", done, total)
 
-        return propose(
+        return make_lesson(
             self.served.engine,
             conversations,
-            examples=examples,
+            explicit=examples,
+            earlier=[self.ledger.lesson(lesson) for lesson in self.state.lessons],
+            name=name,
             seed=self.config.learn.seed,
             effort=self.config.learn.effort,
             hold_out=self.config.study.hold_out,
@@ -370,22 +411,20 @@ class Home:
 
         Scales the measured seconds for each user character with what the machine has shown.
         """
-        path = self.path / "speed.json"
-        if not path.is_file():
-            return None
-        speed = json.loads(path.read_text(encoding="utf-8"))
-        known = speed.get(recipe.digest)
+        known = _read_json(self.path / "speed.json").get(recipe.digest)
         return None if known is None else float(known)
 
     def _learn_speed(self, outcome: Outcome, job: Job) -> None:
         from engrain.data.lessons import canonical_digest
 
         path = self.path / "speed.json"
-        speed = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        speed = _read_json(path)
         speed[canonical_digest(dict(job.payload["recipe"]))] = outcome.seconds
         temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(speed), encoding="utf-8")
-        temporary.replace(path)
+        # The lesson is committed: a full disk must not report it as failed.
+        with suppress(OSError):
+            temporary.write_text(json.dumps(speed), encoding="utf-8")
+            temporary.replace(path)
 
     # ------------------------------------------------------------------ lessons
     def lessons(self) -> list[LessonEntry]:
@@ -396,31 +435,36 @@ class Home:
         """A lesson with sources, texts, recipe, exams, decision and digests."""
         return self.ledger.get_lesson(lesson)
 
-    def disable(self, lesson: str) -> Change:
+    def disable(self, lesson: str = "last", *, dry_run: bool = False) -> Change:
         """Take a lesson out of the served weights; it can be enabled again."""
-        return self._change(lesson, "disabled")
+        return self._change(lesson, "disabled", dry_run)
 
-    def enable(self, lesson: str) -> Change:
+    def enable(self, lesson: str = "last", *, dry_run: bool = False) -> Change:
         """Serve a disabled or quarantined lesson."""
-        return self._change(lesson, "active")
+        return self._change(lesson, "active", dry_run)
 
-    def undo(self, lesson: str = "last") -> Change:
+    def undo(self, lesson: str = "last", *, dry_run: bool = False) -> Change:
         """Take a lesson out for good; its record stays."""
-        return self._change(lesson, "undone")
+        return self._change(lesson, "undone", dry_run)
 
-    def _change(self, lesson: str, status: Any) -> Change:
-        with self.lock.hold(f"{status} a lesson"):
+    def _change(self, lesson: str, status: Status, dry_run: bool) -> Change:
+        # The weights in force need not fold: a lesson whose file is damaged can be taken out.
+        if dry_run:
             plan = self.ledger.plan(lesson, status)
-            before = self.state.digest
-            digest = self.served.fold_digest(plan.adapters)
+            entry = self.ledger.get_entry(plan.lesson)
+            digest = self._folding.fold_digest(plan.adapters)
+            return Change(entry.id, entry.title, entry.status, plan.before.digest, digest)
+        with self.lock.hold(f"{_DOING[status]} a lesson"):
+            plan = self.ledger.plan(lesson, status)
+            digest = self._folding.fold_digest(plan.adapters)
             after = self.ledger.apply(plan, digest)
-            self.served.refresh()
+            self._folding.refresh()
         entry = self.ledger.get_entry(plan.lesson)
-        return Change(entry.id, entry.title, entry.status, before, after.digest)
+        return Change(entry.id, entry.title, entry.status, plan.before.digest, after.digest)
 
     def verify(self) -> list[Problem]:
         """Derive every digest again: blobs, lessons, events, and the weights of every state."""
-        return self.ledger.verify(self.served.fold_digest)
+        return self.ledger.verify(self._folding.fold_digest)
 
     def jobs(self) -> list[Job]:
         """All jobs, oldest first."""
@@ -430,10 +474,21 @@ class Home:
     def eval(self, *, on_progress: OnProgress | None = None) -> Exam:
         """Run the exam on the served weights: all lessons' probes and the panel."""
         from engrain.exam.exam import run_exam
+        from engrain.exam.noise import NoiseBand
 
-        pipeline = self.pipeline(on_progress)
-        probes, _ = pipeline.questions(None)
+        # Nothing is decided, so no noise band is measured, and a home can be examined that can
+        # only be read.
+        probes, _ = self.pipeline(on_progress, noise=NoiseBand.assumed()).questions(None)
         return run_exam(self.served.engine, probes, self.panel, state_digest=self.served.refresh())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """What a file of measurements holds; nothing where it is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _load(resolved: Resolved, source: str | None = None) -> Any:
@@ -443,6 +498,14 @@ def _load(resolved: Resolved, source: str | None = None) -> Any:
     model = resolved.config.model
     set_threads(model.threads or None)
     return load_model(source or model.source, dtype=model.dtype, local_only=model.local_only)
+
+
+def _begun(resolved: Resolved) -> bool:
+    """Whether there is a home; one whose making was interrupted is none."""
+    if resolved.config.ledger.url or not (resolved.home / LEDGER_FILE).exists():
+        return False
+    with Home(resolved) as home:
+        return bool(home.ledger.history())
 
 
 def _make_folder(folder: Path) -> None:

@@ -126,7 +126,7 @@ class Scripted:
         if request.startswith(REPHRASE):
             fact = self.find(request.removeprefix(REPHRASE), here)
             return fact.fill(rng.choice(WORDINGS)) if fact else "What else?"
-        fact = self.find(request, [*here, *self.known])
+        fact = self.find(request, [*self.known, *here])
         return fact.answer() if fact else "I don't know. You have not told me."
 
     def find(self, text: str, facts: Sequence[Fact], by_value: bool = False) -> Fact | None:

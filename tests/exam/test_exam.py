@@ -20,7 +20,11 @@ PROBES = {
         Probe("3", "abstention", chat("What is my passcode?")),
     ],
 }
-SMALL = {"loss": 3, "capability": 7, **dict.fromkeys(("reading", "abstention", "locality"), 2)}
+SMALL = {
+    "loss": 2,
+    "capability": 4,
+    **dict.fromkeys(("arithmetic", "format", "reading", "locality", "abstention"), 2),
+}
 
 ANOTHER_PROCESS = """
 import torch; torch.set_num_threads(1)

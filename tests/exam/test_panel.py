@@ -129,7 +129,7 @@ def test_the_default_panel_is_whole() -> None:
     panel = load_panel()
     assert panel.counts() == {
         "loss": 40,
-        "capability": 168,
+        "capability": 112,
         "arithmetic": 20,
         "format": 12,
         "reading": 24,
@@ -169,8 +169,12 @@ def test_the_questions_of_the_panel_are_sound() -> None:
             assert not any(answer in asked for answer in item.probe.answers)
             assert item.passes(item.probe.answers[0])
         elif item.part == "arithmetic":
-            # Repeating the question must not pass.
+            # Neither repeating the question nor passing by the result must pass.
+            result = item.probe.answers[0]
             assert not item.passes(asked)
+            assert not item.passes(f"{result} plus 99 is 100.")
+            assert item.passes(f"{asked} It is {result}.")
+            assert item.passes(f"{item.probe.answers[1].capitalize()}.")
         if item.part != "abstention":
             assert not item.passes("I don't know.")
             assert not item.passes("")

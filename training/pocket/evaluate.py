@@ -47,7 +47,7 @@ def passes(answer: str, probe: dict[str, Any]) -> bool:
 
 @torch.no_grad()
 def answers(
-    model: Any, tokenizer: Any, probes: Sequence[dict[str, Any]], new: int = 24, batch: int = 20
+    model: Any, tokenizer: Any, probes: Sequence[dict[str, Any]], new: int = 40, batch: int = 20
 ) -> list[str]:
     """Greedy replies, in batches of questions of about the same length."""
     prompts = [

@@ -73,7 +73,10 @@ TRAIN = Tables(
     named_share=0.17,
     verb_share=0.22,
 )
-_INVENTED_ATTRIBUTE_SHARE = 0.04
+_OPEN_ATTRIBUTE_SHARE = 0.35
+_OPEN_OWNER_SHARE = 0.15
+_INVENTED_NOUN_SHARE = 0.4
+_NOUNS = (Path(__file__).parent / "nouns.txt").read_text(encoding="utf-8").split()
 _UNCLEAR = (
     "Did I tell",
     "Have I",
@@ -144,17 +147,33 @@ def _owner(rng: random.Random, cls: str = "") -> Owner:
         return Owner(TRAIN.person_name(rng), "named", "person")
     while True:
         owner = TRAIN.owner(rng)
+        if owner.sort in ("my", "our") and rng.random() < _OPEN_OWNER_SHARE:
+            owner = replace(owner, name=_open_noun(rng))
         if not cls or owner.cls == cls or {cls, owner.cls} <= _KIN:
             return owner
 
 
 def _relation(owner: Owner, rng: random.Random) -> Relation:
     relation = TRAIN.relation(owner, rng)
-    if isinstance(relation, Attribute) and rng.random() < _INVENTED_ATTRIBUTE_SHARE:
-        word = pseudo(rng, 2, 3)
-        last = relation.noun.rpartition(" ")[2]
-        relation = replace(relation, noun=word if rng.random() < 0.3 else f"{word} {last}")
+    if isinstance(relation, Attribute) and rng.random() < _OPEN_ATTRIBUTE_SHARE:
+        word, r = _open_noun(rng), rng.random()
+        if r < 0.45:
+            noun = word
+        elif r < 0.75:
+            noun = f"{word} {relation.noun.rpartition(' ')[2]}"
+        elif r < 0.9:
+            noun = f"favorite {word}"
+        else:
+            noun = f"{_open_noun(rng)} {word}"
+        relation = replace(relation, noun=noun)
     return relation
+
+
+def _open_noun(rng: random.Random) -> str:
+    """A noun of any spelling: with a closed list the model learns the list, not to copy."""
+    if rng.random() < _INVENTED_NOUN_SHARE:
+        return pseudo(rng, 2, 3)
+    return _NOUNS[int(rng.random() * len(_NOUNS))]
 
 
 class Talk:

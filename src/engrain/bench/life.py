@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engrain.data.general import anchors
@@ -169,14 +169,18 @@ class _Life:
         """The day's lesson, the seconds it took to make, and why it is empty, if it is."""
         began = time.perf_counter()
         try:
-            made = make_lesson(
-                self.engine, day.conversations, seed=self.seed, effort=self.effort
+            lesson = make_lesson(
+                self.engine,
+                day.conversations,
+                earlier=self.lessons,
+                name=day.id,
+                seed=self.seed,
+                effort=self.effort,
             ).lesson
-            assert made is not None
         except NothingToLearnError as error:
             empty = Lesson(day.id, day.id, (), conversations=day.conversations)
             return empty, time.perf_counter() - began, error.message
-        return replace(made, id=day.id), time.perf_counter() - began, ""
+        return lesson, time.perf_counter() - began, ""
 
     def learn(self, lesson: Lesson) -> float:
         """Train on the lesson and serve the fold; gives the seconds of training."""

@@ -16,18 +16,20 @@ VERDICT_STYLES = {"accepted": "green", "quarantined": "yellow", "rejected": "bol
 """Colour of each verdict of the gate."""
 
 
-def table(sheet: Sheet) -> Table:
-    """A sheet as a table, first column to the left and numbers to the right."""
+def table(sheet: Sheet, *, words: bool = False) -> Table:
+    """A sheet without its notes as a table: first column to the left, numbers to the right.
+
+    With ``words`` there are no numbers: every column is to the left.
+    """
     made = Table(
         title=sheet.title or None,
         box=box.SIMPLE_HEAD,
         title_justify="left",
         title_style="bold",
-        caption=Text("\n".join(sheet.notes)) if sheet.notes else None,
-        caption_justify="left",
     )
     for i, column in enumerate(sheet.columns):
-        made.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+        left = words or i == 0
+        made.add_column(column, justify="left" if left else "right", overflow="fold")
     for i, row in enumerate(sheet.rows):
         style = STYLES[sheet.marks[i]] if i < len(sheet.marks) else ""
         # Names and answers may hold what Rich would take for markup.
@@ -36,5 +38,10 @@ def table(sheet: Sheet) -> Table:
 
 
 def tables(*sheets: Sheet) -> Group:
-    """Several sheets, one below the other."""
-    return Group(*(table(sheet) for sheet in sheets))
+    """Several sheets with their notes, one below the other."""
+    parts: list[Table | Text] = []
+    for sheet in sheets:
+        parts.append(table(sheet))
+        # Not as the table's caption, which would be folded to the width of the table.
+        parts += [Text(f"  {note}") for note in sheet.notes]
+    return Group(*parts)

@@ -24,7 +24,6 @@ OTHER_FACT = "the answer belongs to something else that the user said"
 TAKEN_BACK = "the user took that value back"
 INCONSISTENT = "asked again, the model answered something else"
 KNOWN = "answered the same without the conversation: nothing to learn"
-REPEATED = "the same question twice"
 OTHER_MEANING = "the rewording asks for something else"
 
 
@@ -48,7 +47,6 @@ class Checked:
     answer: str
     key: tuple[str, ...]
     mention: Mention
-    closed_book: str
 
 
 @dataclass
@@ -83,36 +81,26 @@ class Checker:
                 yield candidate
 
     def check(self, candidates: Iterable[Candidate]) -> list[Checked]:
-        """Ask all candidates and give those that pass every check."""
+        """Ask all candidates and give those that pass every check.
+
+        A rewording whose answer keeps the key has agreed with an answer that passed all checks:
+        it is asked once.
+        """
         todo = list(self.fresh(candidates))
         self.rounds += 1
         answers = self.reader.read([(c.window, c.question) for c in todo])
-        found: list[tuple[Candidate, str, tuple[str, ...], Mention]] = []
+        found: list[Checked] = []
         for candidate, answer in zip(todo, answers, strict=True):
             outcome = self._ground(candidate, answer)
             if isinstance(outcome, str):
                 self.refuse(candidate.question, outcome)
             else:
-                found.append((candidate, answer, *outcome))
-        found = self._consistent(found)
-        without = self.reader.closed_book([candidate.question for candidate, *_ in found])
-        passed = []
-        for (candidate, answer, key, mention), closed in zip(found, without, strict=True):
-            if holds(closed, key):
-                self.refuse(candidate.question, KNOWN)
-                continue
-            passed.append(
-                Checked(
-                    candidate.question,
-                    candidate.window,
-                    candidate.origin,
-                    answer,
-                    key,
-                    mention,
-                    closed,
-                )
-            )
-        return passed
+                where = (candidate.question, candidate.window, candidate.origin)
+                found.append(Checked(*where, answer, *outcome))
+        agreed = {c.question for c in todo if c.wanted}
+        new = self._unknown(self._consistent([f for f in found if f.question not in agreed]))
+        passed = agreed | {f.question for f in new}
+        return [f for f in found if f.question in passed]
 
     def _ground(self, candidate: Candidate, answer: str) -> tuple[tuple[str, ...], Mention] | str:
         """The key of an answer and where the user said it, or why there is none."""
@@ -140,22 +128,30 @@ class Checker:
             return run, mention
         return OTHER_FACT
 
-    def _consistent(
-        self, found: Sequence[tuple[Candidate, str, tuple[str, ...], Mention]]
-    ) -> list[tuple[Candidate, str, tuple[str, ...], Mention]]:
+    def _consistent(self, found: Sequence[Checked]) -> list[Checked]:
         """Those whose key is in a second, sampled answer as well."""
         again = self.reader.read(
-            [(candidate.window, candidate.question) for candidate, *_ in found],
+            [(pair.window, pair.question) for pair in found],
             temperature=CONSISTENCY_TEMPERATURE,
             round_=500 + self.rounds,
         )
-        kept = []
-        for entry, second in zip(found, again, strict=True):
-            if holds(second, entry[2]) and not says_unknown(second):
-                kept.append(entry)
-            else:
-                self.refuse(entry[0].question, INCONSISTENT)
-        return kept
+        same = [
+            holds(second, pair.key) and not says_unknown(second)
+            for pair, second in zip(found, again, strict=True)
+        ]
+        return self._split(found, same, INCONSISTENT)
+
+    def _unknown(self, found: Sequence[Checked]) -> list[Checked]:
+        """Those that the model does not answer the same without the conversation."""
+        without = self.reader.closed_book([pair.question for pair in found])
+        new = [not holds(said, pair.key) for pair, said in zip(found, without, strict=True)]
+        return self._split(found, new, KNOWN)
+
+    def _split(self, found: Sequence[Checked], keep: Sequence[bool], reason: str) -> list[Checked]:
+        for pair, stays in zip(found, keep, strict=True):
+            if not stays:
+                self.refuse(pair.question, reason)
+        return [pair for pair, stays in zip(found, keep, strict=True) if stays]
 
 
 def _denies(answer: str) -> bool:

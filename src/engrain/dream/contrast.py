@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from engrain.dream.earlier import EarlierFacts, asked
 from engrain.dream.frames import (
@@ -23,6 +24,7 @@ from engrain.dream.frames import (
     split_thing,
     swapped,
 )
+from engrain.dream.grounding import UserWords
 from engrain.dream.reader import Reader
 from engrain.dream.wording import (
     content,
@@ -37,6 +39,8 @@ from engrain.exam.probes import says_unknown
 CONTINUATION_TEMPERATURE = 1.0
 SURPLUS = 2
 """Proposals per wanted contrast: some are refused."""
+SAMPLED = 0.5
+"""Questions that the model is asked to make up, per wanted contrast; frames multiply them."""
 MAX_THING_WORDS = 6
 
 
@@ -63,12 +67,13 @@ def make_contrast(
     reader: Reader,
     wordings: Sequence[Wording],
     kept: Sequence[str],
+    said: UserWords,
     before: EarlierFacts,
     *,
     ratio: float,
     seed: int,
 ) -> list[Contrast]:
-    """About ``ratio`` contrasts per wording, none of them near a question that was kept.
+    """About ``ratio`` contrasts per wording, none of them about what the user told.
 
     ``kept`` are all questions of the lesson: trained, held out, or about its facts in any way.
     """
@@ -84,11 +89,32 @@ def make_contrast(
         shape = normal(question)
         if shape in taken or question_fault(question) or any(holds(question, k) for k in keys):
             continue
-        if asked(question) in near:
+        if asked(question) in near or said.tells(question):
             continue
         taken.add(shape)
         fresh.append((wording, question))
-    return _balanced(_told_nothing(reader, fresh, keys, before), wordings, ratio)
+    wanted = round(ratio * len(wordings))
+    queue = _in_turns(fresh, wordings)
+    found: list[Contrast] = []
+    while queue and len(found) < wanted:
+        # Asking costs more than proposing: no more than what is still wanted, and some to spare.
+        count = int(1.25 * (wanted - len(found))) + 4
+        batch, queue = queue[:count], queue[count:]
+        found += _told_nothing(reader, batch, keys, before)
+    return found[:wanted]
+
+
+def _in_turns(
+    proposals: Sequence[tuple[Wording, str]], wordings: Sequence[Wording]
+) -> list[tuple[Wording, str]]:
+    """Proposals ordered so that every wording gets its first one before any gets its second."""
+    place: dict[str, int] = {}
+    turns: list[int] = []
+    for wording, _ in proposals:
+        turns.append(place.get(wording.question, 0))
+        place[wording.question] = turns[-1] + 1
+    order = sorted(range(len(proposals)), key=lambda i: (turns[i], i))
+    return [proposals[i] for i in order]
 
 
 def _propose(
@@ -103,46 +129,59 @@ def _propose(
         if split_thing(thing)[0].lower() not in ("", "my", "our")
     ]
     sampled_openers = [text[:1].upper() + text[1:] for text in dict.fromkeys(plain)]
-    wanted = int(ratio * len(wordings) * SURPLUS) + 1
+    wanted = int(ratio * len(wordings) * SAMPLED) + 1
     repeats = -(-wanted // max(1, len(sampled_openers)))
-    own = [text for text in openers for _ in range(max(1, round(ratio)))]
-    texts = reader.continue_user(
-        sampled_openers * repeats + own, temperature=CONTINUATION_TEMPERATURE, round_=900
-    )
-    free = [_one_question(text) for text in texts[: len(sampled_openers) * repeats]]
-    continued = [_one_question(text) for text in texts[len(sampled_openers) * repeats :]]
+    begun = sampled_openers * repeats
+    texts = reader.continue_user(begun + openers, temperature=CONTINUATION_TEMPERATURE, round_=900)
+    free = [_one_question(text) for text in texts[: len(begun)]]
+    continued = [_one_question(text) for text in texts[len(begun) :]]
     parts = [part for text in free if (part := parts_of(text)).direct]
-    sampled_things = [p.thing for p in parts if p.thing and len(p.thing.split()) <= MAX_THING_WORDS]
-    told_things = list(dict.fromkeys(w.parts.thing for w in wordings if w.parts.thing))
-    near = [Parts.of_thing(thing) for thing in swapped(told_things, sampled_things)]
     distant = list({normal(p.direct): p for p in parts}.values())
-    rng.shuffle(near)
     rng.shuffle(distant)
+    near = _near(wordings, distant)
     proposals: list[tuple[Wording, str]] = []
     per = max(1, round(ratio)) * SURPLUS
+    used: dict[str, int] = {}
     for index, wording in enumerate(wordings):
         frame = frame_of(wording.question, wording.parts)
-        if frame:
-            for pool in (_nearest(near, wording, per), distant[index * per : (index + 1) * per]):
-                proposals += [(wording, text) for part in pool[:per] if (text := fill(frame, part))]
-    each = max(1, round(ratio))
-    for index, text in enumerate(continued):
-        if text:
-            proposals.append((wordings[index // each], text))
+        if not frame:
+            continue
+        turn = used[wording.group] = used.get(wording.group, -1) + 1
+        close = _turned(near.get(wording.parts.thing, []), turn * per)[:per]
+        far = _turned(distant, index * per)[:per]
+        # One near, one far: near ones teach whose fact it is, far ones that most is unknown.
+        for part in (p for pair in zip_longest(close, far) for p in pair if p):
+            if text := fill(frame, part):
+                proposals.append((wording, text))
+    proposals += [(w, text) for w, text in zip(wordings, continued, strict=True) if text]
     # What was not placed in a frame of its own goes to wordings that have no frame.
     homeless = [w for w in wordings if not frame_of(w.question, w.parts)] or list(wordings)
-    for index, text in enumerate(free):
-        if text:
-            proposals.append((homeless[index % len(homeless)], text))
-    return proposals
+    return proposals + [(homeless[i % len(homeless)], text) for i, text in enumerate(free) if text]
 
 
-def _nearest(pool: list[Parts], wording: Wording, count: int) -> list[Parts]:
-    """Parts from the pool that share most with a wording; each is taken out of the pool once."""
-    about = content(wording.parts.thing or wording.question)
-    pool.sort(key=lambda part: -len(content(part.thing) & about))
-    chosen, pool[:count] = pool[:count], []
-    return chosen
+def _near(wordings: Sequence[Wording], sampled: Sequence[Parts]) -> dict[str, list[Parts]]:
+    """For each told thing what lies next to it, the nearest first: other owner, other noun."""
+    told = list(dict.fromkeys(w.parts.thing for w in wordings if w.parts.thing))
+    short = [p.thing for p in sampled if p.thing and len(p.thing.split()) <= MAX_THING_WORDS]
+    ask_with = {
+        split_thing(part.thing)[1]: part.direct.split()[0]
+        for part in (*sampled, *(w.parts for w in wordings))
+        if part.thing
+    }
+    made = [
+        Parts.of_thing(thing, ask_with.get(split_thing(thing)[1], "what"))
+        for thing in swapped(told, short)
+    ]
+    return {
+        thing: sorted(made, key=lambda part: -len(content(part.thing) & content(thing)))
+        for thing in told
+    }
+
+
+def _turned(pool: list[Parts], count: int) -> list[Parts]:
+    """The pool beginning at another place."""
+    at = count % len(pool) if pool else 0
+    return pool[at:] + pool[:at]
 
 
 def _one_question(text: str) -> str:
@@ -157,7 +196,7 @@ def _told_nothing(
     proposals: Sequence[tuple[Wording, str]],
     keys: Sequence[tuple[str, ...]],
     before: EarlierFacts,
-) -> list[tuple[Wording, Contrast]]:
+) -> list[Contrast]:
     """Proposals that the conversation does not answer, with the answer without it."""
     # Every window is asked: a question is contrast only if no part of the talk answers it.
     for window in range(len(reader.windows)):
@@ -178,28 +217,10 @@ def _told_nothing(
     # What an earlier lesson taught is asked for what it taught, even where it faded by now.
     taught = {i: before.target(question) for i, (_, question) in enumerate(proposals)}
     return [
-        (wording, Contrast(question, taught[i] or closed[i], wording.group))
+        Contrast(question, taught[i] or closed[i], wording.group)
         for i, (wording, question) in enumerate(proposals)
         # An answer that changes from one sampling to the next is no knowledge to be kept.
         if closed[i]
         and (taught[i] or i not in invented)
         and not any(holds(closed[i], key) for key in keys)
     ]
-
-
-def _balanced(
-    found: Sequence[tuple[Wording, Contrast]], wordings: Sequence[Wording], ratio: float
-) -> list[Contrast]:
-    """At most the wanted number, spread evenly over the wordings."""
-    wanted = round(ratio * len(wordings))
-    of: dict[str, list[Contrast]] = {wording.question: [] for wording in wordings}
-    for wording, contrast in found:
-        of[wording.question].append(contrast)
-    chosen: list[Contrast] = []
-    place = 0
-    while len(chosen) < wanted and any(place < len(contrasts) for contrasts in of.values()):
-        for contrasts in of.values():
-            if place < len(contrasts) and len(chosen) < wanted:
-                chosen.append(contrasts[place])
-        place += 1
-    return chosen

@@ -37,10 +37,9 @@ _FLAG = re.compile(
 _AUTOMATIC = re.compile(
     r"^\W{0,3}(?:"
     r"#{1,4} ?task\s*:"
-    r"|(?:generate|create|write|suggest|give) (?:me )?(?:a |an |1-3 |3-5 )?"
-    r"(?:short |concise |brief )*"
-    r"(?:,? ?\d-\d word )?(?:title|headline|tags?|summary) (?:for|of|with|categori)[^.\n]{0,40}"
-    r"(?:chat|conversation|dialogue|discussion|messages)"
+    r"|(?:please )?(?:generate|create|write|suggest|give)\b[^.\n]{0,40}"
+    r"\b(?:title|headline|tags?|summary)\b[^.\n]{0,30}"
+    r"\b(?:chat|conversation|dialogue|discussion|messages)\b"
     r"|(?:title|chat title|conversation title|summary|conversation summary|tl;?dr)\s*:"
     r"|(?:here is |this is )?(?:a |the )?summary of (?:the|this|our) (?:chat|conversation)"
     r"|(?:the )?(?:previous|earlier) conversation (?:summary|was summari[sz]ed)"
@@ -110,11 +109,11 @@ def curate(conversation: Conversation) -> Curated:
         if message.role == "user":
             unanswered = bool(reason)
         if reason:
-            dropped.append(Dropped(index, reason, masked(message.content)))
+            dropped.append(Dropped(index, reason, masked(message.content, known=secrets)))
             continue
         if recalled:
             said = "a part that was marked as recalled from memory: it is no new evidence"
-            dropped.append(Dropped(index, said, masked(recalled)))
+            dropped.append(Dropped(index, said, masked(recalled, known=secrets)))
         kept.append((index, Message(message.role, own) if recalled else message))
     return Curated(
         Conversation(tuple(message for _, message in kept)),

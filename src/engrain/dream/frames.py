@@ -108,7 +108,7 @@ def parts_of_fact(pairs: Sequence[tuple[str, str]], surface: str) -> Parts:
     wh = plain.split(" ", 1)[0] if plain else "what"
     for question, answer in pairs:
         if thing := _thing_in(question, as_user(answer), surface):
-            return Parts.of_thing(thing, wh)
+            return Parts.of_thing(thing, _asked_with([q for q, _ in pairs], thing) or wh)
     if not plain:
         return Parts()
     for question, _ in pairs:
@@ -214,6 +214,13 @@ def _thing_in(question: str, said: str, surface: str) -> str:
             inner = match.group()
             return lowered(inner) if _is_thing(inner) and content(inner) else ""
     return ""
+
+
+def _asked_with(questions: Iterable[str], thing: str) -> str:
+    """The question word that is used for a thing: "who" for a person."""
+    pattern = re.compile(rf"\b(?P<wh>{_WH}) (?:{_BE} )?{re.escape(thing)}(?!\w)", re.IGNORECASE)
+    found = (pattern.search(question) for question in questions)
+    return next((match.group("wh").lower() for match in found if match), "")
 
 
 def _is_thing(text: str) -> bool:

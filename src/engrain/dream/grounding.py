@@ -101,10 +101,11 @@ class UserWords:
                 about = topic(text)
                 own = {token.norm for token in tokens(text)}
                 # "It is called Rolo." is about what the sentence before it was about.
-                points_back = bool(own & _POINTS_BACK) and not _HOLDER.search(text)
+                names = owners(text)
+                points_back = bool(own & _POINTS_BACK) and not names and not _HOLDER.search(text)
                 borrowed = before if points_back or len(about) < 2 else set()
                 context = about | borrowed | (asked if len(about) < 3 else set())
-                names = owners(text) | (owners(found[-1].text) if borrowed and found else set())
+                names |= owners(found[-1].text) if borrowed and found else set()
                 found.append(
                     Sentence(len(found), number, text, frozenset(context), frozenset(names))
                 )
@@ -147,6 +148,14 @@ class UserWords:
             return None
         fitting.sort(key=lambda mention: not mention.negated)  # the last is the best
         return next((m for m in reversed(fitting) if _same_owner(question, asked, m)), None)
+
+    def tells(self, question: str) -> bool:
+        """Whether a sentence of the user is about all that a question asks for."""
+        asked = topic(question)
+        return any(
+            asked <= sentence.topic and _same_owner(question, asked, Mention(sentence, "", False))
+            for sentence in self.sentences
+        )
 
     def _fit(self, asked: set[str], sentence: Sentence) -> float:
         """How much of what is asked a sentence is about."""

@@ -63,7 +63,8 @@ class Preview:
 
     ``messages`` are left-out messages with the number of their conversation, ``questions`` refused
     questions, ``examples`` left-out examples, each with the reason in words. ``supersedes`` are ids
-    of earlier lessons' probes whose answer this lesson corrects. Secrets are masked throughout.
+    of earlier lessons' probes whose answer this lesson corrects; ``missed`` are sentences of the
+    user that nothing was learned from. Secrets are masked throughout.
     """
 
     title: str
@@ -75,6 +76,7 @@ class Preview:
     examples: tuple[LeftOut, ...]
     supersedes: tuple[str, ...]
     coverage: float
+    missed: tuple[str, ...]
     seconds: float
     proposed: Lesson | None = field(repr=False)
 
@@ -114,6 +116,7 @@ class Preview:
             "examples_left_out": [entry.to_dict() for entry in self.examples],
             "supersedes": list(self.supersedes),
             "coverage": round(self.coverage, 4),
+            "missed": list(self.missed),
             "seconds": round(self.seconds, 3),
         }
 
@@ -350,6 +353,7 @@ def _preview(
         tuple(examples),
         tuple(dict.fromkeys(superseded)),
         coverage,
+        tuple(sentence for part in parts for sentence in part.study.missed),
         sum(part.study.seconds for part in parts),
         lesson,
     )

@@ -117,13 +117,25 @@ class Reader:
         return self.generate(prompts, temperature=temperature, round_=round_)
 
     def continue_user(
-        self, openers: Sequence[str], *, temperature: float = 1.0, round_: int = 0
+        self,
+        openers: Sequence[str],
+        *,
+        after: Sequence[int] | None = None,
+        temperature: float = 1.0,
+        round_: int = 0,
     ) -> list[str]:
-        """Let the model go on with user messages that have begun with ``openers``."""
+        """Let the model go on with user messages that have begun with ``openers``.
+
+        With ``after`` each message follows a window of the conversation; else it is the first one.
+        """
         if not openers:
             return []
         self.asked += len(openers)
-        begun = [_user_turn(self.engine, opener) for opener in openers]
+        views = [self.windows[window] for window in after] if after else [()] * len(openers)
+        begun = [
+            _user_turn(self.engine, in_context(view, opener))
+            for view, opener in zip(views, openers, strict=True)
+        ]
         texts = self.engine.complete(
             begun,
             max_new_tokens=QUESTION_TOKENS,
@@ -177,8 +189,9 @@ def windows(engine: StudyEngine, conversation: Conversation) -> list[tuple[Messa
     return [p for p in pieces if any(message.role == "user" for message in p)]
 
 
-def _user_turn(engine: StudyEngine, opener: str) -> str:
-    """The rendered beginning of a conversation whose user has said ``opener`` so far."""
-    text = render(engine.loaded.tokenizer, [Message("user", opener)], add_generation_prompt=False)
+def _user_turn(engine: StudyEngine, messages: Sequence[Message]) -> str:
+    """A rendered conversation whose last message, of the user, has only begun."""
+    opener = messages[-1].content
+    text = render(engine.loaded.tokenizer, messages, add_generation_prompt=False)
     at = text.rfind(opener)
     return text[: at + len(opener)] if at >= 0 else opener

@@ -7,7 +7,7 @@ never printed: every excerpt that leaves this module is masked first.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from engrain.dream.wording import word_set
@@ -105,8 +105,15 @@ def find_secrets(text: str) -> list[Secret]:
     return taken
 
 
-def masked(text: str, length: int = EXCERPT_LENGTH) -> str:
-    """An excerpt of a text with each secret replaced by its kind in brackets."""
+def masked(text: str, length: int = EXCERPT_LENGTH, known: Iterable[Secret] = ()) -> str:
+    """An excerpt of a text with each secret replaced by its kind in brackets.
+
+    ``known`` are secrets found elsewhere, which this text may repeat without their context.
+    """
+    for secret in known:
+        if secret.within(text):
+            spaced = r"[\s\-]*".join(map(re.escape, secret.compact))
+            text = re.sub(spaced, f"[{secret.kind}]", text, flags=re.IGNORECASE)
     parts, at = [], 0
     for secret in find_secrets(text):
         parts += [text[at : secret.start], f"[{secret.kind}]"]
@@ -171,9 +178,12 @@ def _told_value(found: re.Match[str]) -> str:
     value = found.group("value").strip()
     words = value.split()
     first = words[0].strip("\"'“”‘’`.!?)").lower()
+    phrase = "phrase" in found.group().lower()
+    if phrase and len(words) >= 4:
+        return re.split(r"[.!?](?:\s|$)", value)[0]
     if first in _NOT_A_VALUE and len(words[0]) == len(words[0].strip("\"'“‘`")):
         return ""
-    if "phrase" in found.group().lower() or value[0] in "\"'“‘`":
+    if phrase or value[0] in "\"'“‘`":
         return re.split(r"[.!?](?:\s|$)", value)[0]
     return words[0].rstrip(".!?)")
 

@@ -18,20 +18,17 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engrain.data.facts import (
-    QUESTION_INSTRUCTION_ABOUT,
-    QUESTIONS_INSTRUCTION,
-    REPHRASE_INSTRUCTION,
-)
+from engrain.data.facts import REPHRASE_INSTRUCTION
 from engrain.data.lessons import Probe, ProbeKind, TrainingText, chat
 from engrain.data.messages import Conversation, Message
+from engrain.dream.asking import ask_again, ask_for_questions
 from engrain.dream.checks import Candidate, Checked, Checker
 from engrain.dream.contrast import Wording, make_contrast
 from engrain.dream.earlier import EarlierFacts
 from engrain.dream.frames import NEUTRAL_FRAMES, Parts, fill, frame_of, parts_of_fact
 from engrain.dream.grounding import UserWords
-from engrain.dream.reader import LIST_TOKENS, QUESTION_TOKENS, Reader, StudyEngine, in_context
-from engrain.dream.wording import content, find_run, jaccard, question_lines, similarity, stem, tidy
+from engrain.dream.reader import QUESTION_TOKENS, Reader, StudyEngine, in_context
+from engrain.dream.wording import content, find_run, jaccard, similarity, stem, tidy
 from engrain.errors import UnknownNameError
 
 Progress = Callable[[str, int, int], None]
@@ -57,6 +54,8 @@ class Effort:
     """Sampled lists of questions a window, beside the greedy one."""
     about: int
     """Sampled questions about each sentence of the user, beside the greedy one."""
+    turns: int
+    """Continued user messages an opener, where questions are missing after the first round."""
     rephrasings: int
     """Rewordings of each question of a fact that has too few."""
     wordings: int
@@ -66,9 +65,9 @@ class Effort:
 
 
 EFFORTS = {
-    "low": Effort(lists=1, about=0, rephrasings=1, wordings=6, contrast=1.0),
-    "normal": Effort(lists=3, about=1, rephrasings=3, wordings=8, contrast=2.0),
-    "high": Effort(lists=8, about=3, rephrasings=6, wordings=12, contrast=3.0),
+    "low": Effort(lists=1, about=0, turns=1, rephrasings=1, wordings=6, contrast=1.0),
+    "normal": Effort(lists=3, about=1, turns=2, rephrasings=3, wordings=8, contrast=2.0),
+    "high": Effort(lists=8, about=3, turns=6, rephrasings=6, wordings=12, contrast=3.0),
 }
 
 
@@ -99,7 +98,7 @@ class Study:
     """What self-study made of a conversation.
 
     ``coverage`` is the share of the user's telling sentences that a fact of the lesson was found
-    in. ``dropped`` are refused questions, each with its reason in words.
+    in; ``missed`` are the others. ``dropped`` are refused questions, each with its reason in words.
     """
 
     texts: tuple[TrainingText, ...] = ()
@@ -107,6 +106,7 @@ class Study:
     dropped: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
     coverage: float = 0.0
+    missed: tuple[str, ...] = ()
     facts: tuple[StudiedFact, ...] = ()
     asked: int = 0
 
@@ -118,6 +118,7 @@ class Study:
             "dropped": [{"question": q, "reason": r} for q, r in self.dropped],
             "seconds": round(self.seconds, 3),
             "coverage": round(self.coverage, 4),
+            "missed": list(self.missed),
             "facts": [fact.to_dict() for fact in self.facts],
             "asked": self.asked,
         }
@@ -184,9 +185,13 @@ def study(
             on_progress(STAGES[stage], stage + 1, len(STAGES))
 
     report(0)
-    candidates = _ask_for_questions(reader, said, plan)
+    candidates = ask_for_questions(reader, said, lists=plan.lists, about=plan.about)
     report(1)
-    facts = _group(checker.check(candidates))
+    passed = checker.check(candidates)
+    found = {pair.mention.sentence.place for pair in passed}
+    missed = [sentence for sentence in said.statements() if sentence.place not in found]
+    passed += checker.check(ask_again(reader, missed, turns=plan.turns, about=plan.about))
+    facts = _group(passed)
     facts = _resolve(facts, said, checker)
     if len(facts) > max_facts:
         for fact in facts[max_facts:]:
@@ -203,59 +208,23 @@ def study(
         reader, checker, facts, chosen, study_facts, before, plan.contrast, seed
     )
     report(4)
-    found_in = {pair.mention.sentence.place for fact in facts for pair in fact.pairs}
-    telling = {sentence.place for sentence in said.statements()}
+    used = {
+        pair.mention.sentence.place
+        for fact, (trained, _) in zip(facts, chosen, strict=True)
+        for pair in (fact.pairs if trained else ())
+    }
+    telling = said.statements()
+    untold = tuple(sentence.text for sentence in telling if sentence.place not in used)
     return Study(
         texts=tuple(texts),
         probes=tuple(probes),
         dropped=tuple(checker.refused.items()),
         seconds=time.perf_counter() - started,
-        coverage=len(found_in & telling) / len(telling) if telling else 0.0,
+        coverage=1 - len(untold) / len(telling) if telling else 0.0,
+        missed=untold,
         facts=tuple(study_facts),
         asked=reader.asked,
     )
-
-
-# ---------------------------------------------------------------------------- questions
-def _ask_for_questions(reader: Reader, said: UserWords, plan: Effort) -> list[Candidate]:
-    """Questions from lists and from single sentences, both with the conversation in view."""
-    every = range(len(reader.windows))
-    lists = [reader.with_conversation(window, QUESTIONS_INSTRUCTION) for window in every]
-    greedy = reader.generate(lists, max_new_tokens=LIST_TOKENS)
-    sampled = reader.generate(
-        lists * plan.lists, max_new_tokens=LIST_TOKENS, temperature=0.8, round_=1
-    )
-    candidates = [
-        Candidate(question, window % len(lists), "list")
-        for window, text in enumerate([*greedy, *sampled])
-        for question in question_lines(text)
-    ]
-    window_of = _windows_of_messages(reader)
-    about = [
-        (window, reader.with_conversation(window, request))
-        for sentence in said.statements()
-        if (window := window_of.get(sentence.text)) is not None
-        for request in (QUESTION_INSTRUCTION_ABOUT.format(statement=sentence.text),)
-    ]
-    prompts = [prompt for _, prompt in about]
-    single = reader.generate(prompts, max_new_tokens=QUESTION_TOKENS)
-    single += reader.generate(
-        prompts * plan.about, max_new_tokens=QUESTION_TOKENS, temperature=0.8, round_=2
-    )
-    candidates += [
-        Candidate(tidy(text.split("\n", 1)[0]), about[i % len(about)][0], "about")
-        for i, text in enumerate(single)
-    ]
-    return candidates
-
-
-def _windows_of_messages(reader: Reader) -> dict[str, int]:
-    """The first window in which each sentence of the user stands."""
-    places: dict[str, int] = {}
-    for number, window in enumerate(reader.windows):
-        for sentence in UserWords.of(Conversation(window)).sentences:
-            places.setdefault(sentence.text, number)
-    return places
 
 
 # ---------------------------------------------------------------------------- facts
@@ -467,5 +436,5 @@ def _contrast_texts(
             group, parts = next(groups), _parts(fact)
             wordings += [Wording(pair.question, group, parts, fact.key) for pair in trained]
     kept = [pair.question for fact in facts for pair in fact.pairs]
-    found = make_contrast(reader, wordings, kept, before, ratio=ratio, seed=seed)
+    found = make_contrast(reader, wordings, kept, checker.said, before, ratio=ratio, seed=seed)
     return [TrainingText(chat(one.question, one.answer), "contrast", one.group) for one in found]

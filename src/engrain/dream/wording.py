@@ -45,8 +45,8 @@ _ASKS = re.compile(
     r"\?|^(?:what|who|whom|whose|which|when|where|why|how|is|are|was|were|do|does|did|can|could|"
     r"will|would|have|has|tell|name|remind|give|say|state|repeat|list|describe|show|complete|recall|"
     r"guess|explain|help)\b|\b(?:tell me|remind me|remember|i forgot|i forget|i wonder|"
-    r"i want to know|i want to hear|i need|would like to know|do you know|curious|please|whether|asked me|"
-    r"what|who|whose|where|when|which|how)\b",
+    r"i want to know|i want to hear|i need|would like to know|do you know|curious|please|whether|"
+    r"asked me|what|who|whose|where|when|which|how)\b",
     re.IGNORECASE,
 )
 _ABOUT_THE_TALK = re.compile(

@@ -220,12 +220,15 @@ def plot_recipes(
             axes.axhline(bar, color=SOFT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)
             axes.annotate(
                 f"asked for: {100 * bar:.0f}%",
-                (1, bar),
-                xytext=(-2, -3),
+                (0.5, bar),
+                xycoords=("axes fraction", "data"),
+                xytext=(0, -4),
                 textcoords="offset points",
                 fontsize=8,
                 color=SOFT,
+                ha="center",
                 va="top",
+                bbox={"boxstyle": "round,pad=0.15", "facecolor": PAPER, "alpha": 0.7, "lw": 0},
             )
         _label_ends(axes, ends, longest)
         axes.set_ylim(-0.02, 1.04)

@@ -10,7 +10,7 @@ from typing import Any
 from engrain.data.lessons import Lesson, canonical_digest
 from engrain.errors import ConfigError, UnknownNameError
 from engrain.learn import registry
-from engrain.learn.technique import CATEGORIES, Technique
+from engrain.learn.technique import CATEGORIES, Technique, check_kind
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,12 @@ class Recipe:
         return canonical_digest(self.to_dict())
 
     def build(self) -> dict[str, list[Technique]]:
-        """Fresh technique objects by category."""
+        """Fresh technique objects by category.
+
+        Raises:
+            ConfigError: a value of the wrong kind or out of range.
+        """
+        self._check()
         return {
             category: [
                 registry.build(category, choice.name, dict(choice.settings))
@@ -120,6 +125,20 @@ class Recipe:
             ]
             for category in CATEGORIES
         }
+
+    def _check(self) -> None:
+        """Refuse own values that no run could use."""
+        try:
+            for spec in fields(self):
+                check_kind(spec.name, getattr(self, spec.name), spec.default)
+            for name in ("epochs", "batch_size", "min_steps", "max_steps"):
+                if getattr(self, name) <= 0:
+                    raise ValueError(f"{name} is {getattr(self, name)}, not above 0")
+        except ValueError as error:
+            raise ConfigError(
+                f"The recipe {self.name!r} refuses its settings: {error}.",
+                remedy="See `engrain methods show default` for one that works.",
+            ) from error
 
     def with_settings(self, settings: Mapping[str, Any]) -> Recipe:
         """A copy with settings replaced by dotted name.
@@ -152,9 +171,8 @@ class Recipe:
                 )
                 recipe = replace(recipe, **{head: changed_all})
             else:
-                raise UnknownNameError(
-                    "recipe setting", key, [f.name for f in fields(Recipe)], remedy=_DOTTED
-                )
+                own = {f.name for f in fields(Recipe)} - set(CATEGORIES)
+                raise UnknownNameError("recipe setting", key, own, remedy=_DOTTED)
         recipe.build()
         return recipe
 

@@ -15,6 +15,7 @@ through ``state_dict``; it holds tensors only, so that it can be stored without 
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,10 +39,10 @@ def option(default: Any, help: str, *, low: float | None = None, high: float | N
 
 
 def check_ranges(config: Any) -> None:
-    """Refuse values outside the ranges declared with :func:`option`.
+    """Refuse values of another kind than the default's, or outside the ranges of :func:`option`.
 
     Raises:
-        ValueError: a value is out of range.
+        ValueError: a value is of the wrong kind or out of range.
     """
     for name, spec in type(config).__dataclass_fields__.items():
         value, low, high = (
@@ -49,10 +50,24 @@ def check_ranges(config: Any) -> None:
             spec.metadata.get("low"),
             spec.metadata.get("high"),
         )
+        check_kind(name, value, spec.default)
         if isinstance(value, (int, float)) and (
             (low is not None and value < low) or (high is not None and value > high)
         ):
             raise ValueError(f"{name} is {value}, outside [{low}, {high}]")
+
+
+def check_kind(name: str, value: Any, default: Any) -> None:
+    """Refuse a value that is not of its default's kind; a whole number is a number, too.
+
+    Raises:
+        ValueError: a value of another kind, or a number that is not finite.
+    """
+    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    kind = type(default)
+    fits = type(value) is kind or (kind is float and type(value) is int)
+    if kind in kinds and not (fits and (kind is not float or math.isfinite(value))):
+        raise ValueError(f"{name} is {value!r}, not {kinds[kind]}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The connection to the database: settings, transactions, and what its errors mean.
 
-All that is special to SQLite is in this module; the rest of the ledger is plain SQLAlchemy.
+All that is special to one database is in this module; the rest of the ledger is plain SQLAlchemy.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Database:
         if self.path is not None:
             self._check_file(self.path, create)
         self.engine = self._engine()
+        self._prepared = False
 
     def close(self) -> None:
         """Close all connections; SQLite then folds its write-ahead log into the file."""
@@ -85,6 +86,7 @@ class Database:
         if found < len(migrations.MIGRATIONS):
             with self.writing() as session:
                 migrations.migrate(session.connection(), now)
+        self._prepared = True
 
     @property
     def where(self) -> str:
@@ -109,6 +111,9 @@ class Database:
         with self._translated(), self.engine.connect() as connection:
             writer = connection.execution_options(**{_WRITING: True})
             with writer.begin(), Session(writer) as session:
+                if self.url.get_backend_name() == "postgresql" and self._prepared:
+                    # Writers wait for each other before they look, as they do with SQLite.
+                    session.execute(text("LOCK TABLE event IN EXCLUSIVE MODE"))
                 yield session
                 session.flush()
 
@@ -130,8 +135,7 @@ class Database:
     def _engine(self) -> Engine:
         try:
             if self.path is None:
-                # Two writers that would each append after the same event must not both succeed.
-                return create_engine(self.url, isolation_level="SERIALIZABLE")
+                return create_engine(self.url, isolation_level="REPEATABLE READ")
             engine = create_engine(self.url, creator=self._connect)
         except (NoSuchModuleError, ImportError) as error:
             raise ConfigError(

@@ -79,7 +79,7 @@ class ChatLog:
         if name == "last" and known:
             name = known[-1]
         if name not in known:
-            raise UnknownNameError("chat", name, known)
+            raise UnknownNameError("chat", name, known, remedy="Begin one: engrain chat.")
         messages = []
         for line in self._path(name).read_bytes().split(b"\n"):
             try:

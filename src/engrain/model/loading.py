@@ -433,7 +433,8 @@ def _is_causal(model: Any) -> bool:
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids = torch.tensor([[1 % vocabulary, 2 % vocabulary], [1 % vocabulary, vocabulary - 1]])
     first = model.eval()(input_ids=ids, use_cache=False).logits[:, 0].float()
-    return bool(torch.allclose(first[0], first[1], rtol=1e-2, atol=1e-3))
+    tolerance = 1e-5 if model.dtype == torch.float32 else 1e-2
+    return bool(torch.allclose(first[0], first[1], rtol=tolerance, atol=tolerance))
 
 
 def _stop_ids(model: Any, tokenizer: Any, vocabulary: int) -> tuple[int, ...]:

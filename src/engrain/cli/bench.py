@@ -1,0 +1,182 @@
+"""``engrain bench life``: a life of lessons, recipe against recipe."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engrain.cli.command import FileCommand
+from engrain.cli.session import Answer, DryRun, Session, Settings, overrides, verb
+
+if TYPE_CHECKING:
+    from engrain.bench.life import LifeResult
+    from engrain.data.streams import Day
+    from engrain.learn.recipe import Recipe
+
+JsonFile = Annotated[
+    str | None,
+    typer.Option("--json", metavar="[FILE]", help="Write JSON to FILE; bare, to standard output."),
+]
+EXAMPLES = """
+engrain bench life --days 10 --seeds 3 --json life.json
+engrain bench life --recipe default --recipe joint --plots plots
+engrain bench life --stream days.jsonl --recipe naive-lora
+"""
+
+
+@verb("life", examples=EXAMPLES, cls=FileCommand)
+def life(
+    session: Session,
+    stream: Annotated[
+        Path | None,
+        typer.Option("--stream", metavar="FILE", help="A stream (.jsonl); else one is made."),
+    ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", metavar="NAME", help="Recipe (default); may be repeated."),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Seeds (1).")] = 1,
+    days: Annotated[
+        int, typer.Option("--days", metavar="N", min=1, help="Days of a made stream (30).")
+    ] = 30,
+    facts: Annotated[
+        int, typer.Option("--facts", metavar="N", min=1, help="Facts a day of it (6).")
+    ] = 6,
+    json_: JsonFile = None,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", metavar="FOLDER", help="Draw the figures there.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="'pocket', a folder, or a hub id."),
+    ] = None,
+    set_: Settings = None,
+    dry_run: DryRun = False,
+) -> Answer:
+    """Learn a stream day by day with each recipe, asking all probes every day.
+
+    The JSON holds the whole accuracy matrix, figures with intervals over seeds, costs and answers;
+    a file is written anew after every run, so that a long one can be stopped. No home is touched.
+    """
+    from engrain.config import resolve
+    from engrain.data.streams import read_stream
+    from engrain.learn.recipe import named
+
+    config = resolve(
+        session.flags.home, {"model.source": model, **overrides(set_)}, folder="."
+    ).config
+    recipes = [named(n).with_settings(dict(config.learn.settings)) for n in recipe or ["default"]]
+    days_ = read_stream(stream) if stream else _made(days, facts)
+    runs = [(chosen, seed) for chosen in recipes for seed in range(seeds)]
+    if dry_run:
+        data = {
+            "recipes": [chosen.name for chosen in recipes],
+            "seeds": seeds,
+            "days": len(days_),
+            "dry_run": True,
+        }
+        return Answer(data, f"Would learn {len(runs)} lives of {len(days_)} days each.")
+    file = Path(json_) if json_ and json_ != "-" else None
+    record, results = _run(session, config, days_, runs, file)
+    if plots:
+        record["plots"] = [str(path) for path in draw(results, plots)]
+    if file:
+        write_json(file, record)
+    from engrain.cli.sheets import tables
+    from engrain.exam.report import life_sheet
+
+    return Answer(record, tables(life_sheet(record["recipes"])), [str(file)] if file else [])
+
+
+def _made(days: int, facts: int) -> list[Day]:
+    from engrain.bench.life import make_stream
+
+    return make_stream(days=days, facts_per_day=facts)
+
+
+def _run(
+    session: Session,
+    config: Any,
+    stream: Sequence[Day],
+    runs: Sequence[tuple[Recipe, int]],
+    file: Path | None,
+) -> tuple[dict[str, Any], list[LifeResult]]:
+    """Learn all lives; the file holds what is done so far after each."""
+    from engrain.bench.life import report, run_life
+    from engrain.exam.panel import load_panel
+    from engrain.model.loading import load_model
+    from engrain.model.threads import machine_fingerprint, set_threads
+    from engrain.pipeline import versions
+
+    set_threads(config.model.threads or None)
+    source = config.model.source
+    loaded = load_model(source, dtype=config.model.dtype, local_only=config.model.local_only)
+    panel = load_panel()
+    about = {
+        "benchmark": "life",
+        "model": source,
+        "base_digest": loaded.base_digest,
+        "panel": {"version": panel.version, "digest": panel.digest},
+        "effort": config.learn.effort,
+        "machine": machine_fingerprint(),
+        "versions": versions(),
+    }
+    results: list[LifeResult] = []
+    record: dict[str, Any] = {}
+    with session.progress("Lives") as on_progress:
+        for number, (chosen, seed) in enumerate(runs):
+
+            def on_day(
+                name: str, seed: int, day: int, days: int, what: str, number: int = number
+            ) -> None:
+                words = f"{name}, seed {seed}, day {day} {what}"
+                on_progress(words, number * days + day, len(runs) * days)
+
+            results.append(
+                run_life(
+                    loaded,
+                    stream,
+                    chosen,
+                    panel,
+                    seed=seed,
+                    effort=config.learn.effort,
+                    on_day=on_day,
+                )
+            )
+            record = report(results, stream, **about)
+            if file:
+                write_json(file, record)
+    return record, results
+
+
+def draw(results: Sequence[LifeResult], folder: Path) -> list[Path]:
+    """The plots: each recipe's mean matrix, and all recipes' recall day by day."""
+    from engrain.exam.life import mean_matrix, recall_by_day
+    from engrain.exam.plots import plot_matrix, plot_recipes
+
+    matrices: dict[str, list[Any]] = {}
+    for result in results:
+        matrices.setdefault(result.run.recipe, []).append(result.run.matrix)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [
+        plot_matrix(mean_matrix(found), folder / f"matrix-{name}.png", subtitle=name)
+        for name, found in matrices.items()
+    ]
+    curves = {name: recall_by_day(found) for name, found in matrices.items()}
+    return [*paths, plot_recipes(curves, folder / "recipes.png")]
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a result whole or not at all."""
+    from engrain.exam.report import json_ready
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.part")
+    text = json.dumps(json_ready(record), ensure_ascii=False, indent=2, allow_nan=False)
+    temporary.write_text(f"{text}\n", encoding="utf-8")
+    os.replace(temporary, path)

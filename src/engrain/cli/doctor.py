@@ -1,0 +1,219 @@
+"""``engrain doctor``: is everything that engrain needs here and well?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from engrain.cli.session import Answer, Session, verb
+from engrain.errors import EngrainError
+
+if TYPE_CHECKING:
+    from engrain.config import Resolved
+    from engrain.home import Home
+
+PACKAGES = ("engrain", "torch", "transformers", "peft", "safetensors", "numpy", "SQLAlchemy")
+LITTLE_DISK = 1 << 30
+LITTLE_MEMORY = 2 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, how it is, and what to do if it is not well."""
+
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    words: str
+    remedy: str = ""
+
+
+@verb("doctor", examples="engrain doctor\nengrain doctor --home ~/work --json")
+def doctor(session: Session) -> Answer:
+    """Check machine, versions, home and model; each with a remedy.
+
+    The model is loaded, the ledger's chain of events is derived again, and files that lessons need
+    are looked for; `engrain lessons verify` does more. The exit code is 1 if something fails.
+    """
+    found = list(examine(session))
+    worst = "fail" if any(f.status == "fail" for f in found) else "ok"
+    lines = []
+    for item in found:
+        lines.append(f"{item.status:<5}{item.name:<11}{item.words}")
+        if item.remedy:
+            lines.append(f"{'':<16}{item.remedy}")
+    data = {"well": worst == "ok", "findings": [asdict(item) for item in found]}
+    brief = [f"{item.status} {item.name}" for item in found if item.status != "ok"]
+    return Answer(data, "\n".join(lines), brief, 1 if worst == "fail" else 0)
+
+
+def examine(session: Session) -> Iterator[Finding]:
+    """Look at everything, one after another; what fails does not hide the rest."""
+    from engrain.config import resolve
+    from engrain.home import LEDGER_FILE
+
+    yield from _guarded("machine", _machine)
+    yield from _guarded("versions", _versions)
+    try:
+        resolved = resolve(session.flags.home)
+    except EngrainError as error:
+        yield _failed("settings", error)
+        return
+    yield Finding("settings", "ok", f"digest {resolved.digest[:12]}")
+    folder = resolved.home
+    yield from _guarded("disk", lambda: _disk(folder))
+    if not (resolved.config.ledger.url or (folder / LEDGER_FILE).exists()):
+        yield Finding("home", "warn", f"there is none in {folder}", "Make one: engrain init.")
+        yield from _guarded("model", lambda: _model(resolved))
+        return
+    try:
+        home = session.home()
+    except EngrainError as error:
+        yield _failed("home", error)
+        return
+    yield from _guarded("home", lambda: _writable(folder))
+    yield from _guarded("lock", lambda: _lock(home))
+    yield from _guarded("ledger", lambda: _ledger(home))
+    yield from _guarded("jobs", lambda: _jobs(home))
+    yield from _guarded("model", lambda: _home_model(home))
+
+
+def _guarded(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from look()
+    except EngrainError as error:
+        yield _failed(name, error)
+    except OSError as error:
+        yield Finding(name, "fail", str(error), "Check the folder and the disk it is on.")
+
+
+def _failed(name: str, error: EngrainError) -> Finding:
+    return Finding(name, "fail", f"{error.code}: {error.message}", error.remedy)
+
+
+def _machine() -> Iterator[Finding]:
+    import psutil
+
+    from engrain.model.threads import default_threads, machine_fingerprint
+
+    machine = machine_fingerprint()
+    words = f"{machine['system']}, {machine['cpu']}, Python {platform.python_version()}"
+    yield Finding("machine", "ok", words)
+    words = f"{default_threads()} of {os.cpu_count()} processors are used"
+    yield Finding("threads", "ok", words)
+    has_bf16 = bool({"avx512_bf16", "amx_bf16", "bf16"} & set(machine["flags"]))
+    words = "the processor multiplies in bf16" if has_bf16 else "no bf16: training runs in fp32"
+    yield Finding("bf16", "ok", words)
+    free = psutil.virtual_memory().available
+    if free < LITTLE_MEMORY:
+        remedy = "Close other programs: learning takes about 1 GB with the pocket model."
+        yield Finding("memory", "warn", f"{_size(free)} free", remedy)
+    else:
+        yield Finding("memory", "ok", f"{_size(free)} free")
+
+
+def _versions() -> Iterator[Finding]:
+    said = []
+    for name in PACKAGES:
+        try:
+            said.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            yield Finding("versions", "fail", f"{name} is missing", f"pip install {name}")
+    yield Finding("versions", "ok", ", ".join(said))
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    place = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free = shutil.disk_usage(place).free
+    if free < LITTLE_DISK:
+        yield Finding("disk", "warn", f"{_size(free)} free in {place}", "Free some space.")
+    else:
+        yield Finding("disk", "ok", f"{_size(free)} free in {place}")
+
+
+def _writable(folder: Path) -> Iterator[Finding]:
+    probe = folder / f".doctor-{os.getpid()}"
+    try:
+        probe.write_bytes(b"engrain")
+        probe.unlink()
+    except OSError as error:
+        yield Finding(
+            "home",
+            "warn",
+            f"{folder} can be read only: {error.strerror}",
+            "Give the folder write permission, or choose another with --home.",
+        )
+        return
+    yield Finding("home", "ok", f"{folder} can be written")
+
+
+def _lock(home: Home) -> Iterator[Finding]:
+    holder = home.lock.holder()
+    if holder is None:
+        yield Finding("lock", "ok", "nobody is writing")
+        return
+    yield Finding(
+        "lock",
+        "warn",
+        f"process {holder.pid} is writing ({holder.purpose}) since {holder.since}",
+        "Reading works meanwhile; wait until it is done to learn.",
+    )
+
+
+def _ledger(home: Home) -> Iterator[Finding]:
+    from engrain.ledger.replay import check_chain
+
+    problems = check_chain(home.ledger.events())
+    lessons = home.lessons()
+    for lesson in lessons:
+        for digest in lesson.blobs():
+            if not home.blobs.has(digest):
+                yield Finding(
+                    "blobs",
+                    "fail",
+                    f"BlobMissingError: {digest[:12]} of lesson {lesson.id} is gone",
+                    "Restore the blobs folder from a backup.",
+                )
+    for problem in problems:
+        yield Finding("ledger", "fail", f"{problem.kind}: {problem.message}", problem.remedy)
+    if not problems:
+        state = home.state.digest[:12]
+        yield Finding("ledger", "ok", f"{len(lessons)} lessons, weights {state}, chain intact")
+
+
+def _jobs(home: Home) -> Iterator[Finding]:
+    waiting = [job for job in home.jobs() if job.status == "interrupted"]
+    if waiting:
+        ids = ", ".join(job.id for job in waiting)
+        yield Finding(
+            "jobs", "warn", f"interrupted: {ids}", f"engrain jobs resume {waiting[-1].id}"
+        )
+    else:
+        yield Finding("jobs", "ok", "none is interrupted")
+
+
+def _home_model(home: Home) -> Iterator[Finding]:
+    loaded = home.loaded
+    words = f"{loaded.source}, digest {loaded.base_digest[:12]}, {loaded.profile.model_type}"
+    yield Finding("model", "ok", f"{words}, context {loaded.max_length} tokens")
+    digest = home.served.refresh()
+    yield Finding("weights", "ok", f"the lessons in force fold to {digest[:12]}, as recorded")
+
+
+def _model(resolved: Resolved) -> Iterator[Finding]:
+    from engrain.model.loading import load_model
+
+    model = resolved.config.model
+    loaded = load_model(model.source, dtype=model.dtype, local_only=True)
+    yield Finding("model", "ok", f"{loaded.source}, digest {loaded.base_digest[:12]}")
+
+
+def _size(count: float) -> str:
+    from engrain.exam.report import size
+
+    return size(count)

@@ -1,0 +1,123 @@
+"""``engrain learn``: a lesson from a conversation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engrain.cli.session import (
+    Answer,
+    DryRun,
+    Session,
+    Settings,
+    overrides,
+    resumable,
+    verb,
+)
+
+if TYPE_CHECKING:
+    from engrain.dream.lesson import Preview
+    from engrain.pipeline import Outcome
+
+EXAMPLES = """
+engrain learn conversation.json
+engrain learn last --dry-run
+engrain learn examples.jsonl --set optimization.learning_rate=1e-3
+"""
+REFUSED = 3
+"""The exit code of a lesson that the gate refused."""
+
+
+@verb("learn", examples=EXAMPLES)
+def learn(
+    session: Session,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONVERSATION",
+            help="A .json or .jsonl file of conversations or examples; a chat's name; or 'last'.",
+        ),
+    ],
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME", help="Recipe (see `engrain methods list`)."),
+    ] = None,
+    set_: Settings = None,
+    require: Annotated[
+        bool, typer.Option("--require", help="Report a refusal of the gate as an error.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> Answer:
+    """Learn a conversation: study it, train, examine, let the gate decide.
+
+    The lesson is served only if the gate accepts it. Otherwise the exit code is 3, the served
+    weights are as they were, and the reasons are told.
+    """
+    home = session.home(overrides(set_))
+    chosen = home.recipe(recipe)
+    estimate = home.estimate(chosen, ())
+    if dry_run:
+        with session.progress("Studying") as on_progress:
+            preview = home.preview(source, on_progress=on_progress)
+        return previewed(preview, chosen.name, estimate)
+    with session.progress("Learning", estimate) as on_progress, resumable(home):
+        outcome = home.learn(source, recipe=recipe, on_progress=on_progress, require=require)
+    return learned(outcome, estimate)
+
+
+def learned(outcome: Outcome, estimate: float | None) -> Answer:
+    """What became of a lesson, in one line."""
+    data = {**outcome.to_dict(), "estimated_seconds": estimate}
+    code = 0 if outcome.accepted else REFUSED
+    return Answer(data, sentence(outcome), [outcome.lesson.id], code)
+
+
+def sentence(outcome: Outcome) -> str:
+    """One line about a lesson."""
+    found = outcome.to_dict()
+    reasons = " ".join(found["reasons"])
+    head = f"{found['verdict'].capitalize()}: lesson {found['lesson']} ({found['title']})"
+    if outcome.accepted:
+        return f"{head} in {found['seconds']:.0f} s. {reasons}"
+    again = ""
+    if found["verdict"] == "quarantined":
+        again = f" `engrain lessons enable {found['lesson']}` would serve it all the same."
+    return f"{head}. {reasons} The served weights are unchanged.{again}"
+
+
+def previewed(preview: Preview, recipe: str, estimate: float | None) -> Answer:
+    """What a lesson would hold, and what would be left out and why."""
+    data = {
+        **preview.to_dict(),
+        "dry_run": True,
+        "recipe": recipe,
+        "estimated_seconds": estimate,
+    }
+    return Answer(data, "\n".join(_lines(data)), [data["title"]])
+
+
+def _lines(data: dict[str, Any]) -> list[str]:
+    texts = ", ".join(f"{count} {kind}" for kind, count in data["texts"].items()) or "no"
+    lines = [f"{data['title']}: {texts} texts to train on, {data['probes']} probes held out."]
+    for fact in data["facts"]:
+        lines += [f"  learned   {fact['value']}  (said: {fact['said']})"]
+        lines += [f"              asked: {question}" for question in fact["questions"]]
+        lines += [f"              probe: {question}" for question in fact["held_out"]]
+    for entry in data["messages_left_out"]:
+        place = f"message {entry['index'] + 1}: " if entry["index"] >= 0 else ""
+        lines.append(f"  left out  {place}{entry['reason']}  {entry['excerpt']}".rstrip())
+    for entry in data["examples_left_out"]:
+        words = f"{entry['where']}: {entry['reason']}  {entry['excerpt']}"
+        lines.append(f"  left out  {words}".rstrip())
+    for entry in data["questions_refused"]:
+        lines.append(f"  refused   {entry['question']}  ({entry['reason']})")
+    if data["supersedes"]:
+        lines.append(f"  corrects  {len(data['supersedes'])} probes of earlier lessons")
+    seconds = data["estimated_seconds"]
+    lines.append(
+        f"Learning it takes about {seconds:.0f} s (as the last lesson by this recipe did)."
+        if seconds is not None
+        else "How long learning takes is known after the first lesson by this recipe."
+    )
+    return lines

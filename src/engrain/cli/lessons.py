@@ -1,0 +1,197 @@
+"""``engrain lessons``: list, show, disable, enable, undo, verify."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from engrain.cli.session import Answer, DryRun, Session, verb
+
+if TYPE_CHECKING:
+    from engrain.home import Change
+    from engrain.ledger.records import LessonEntry, LessonRecord
+
+Lesson = Annotated[
+    str, typer.Argument(metavar="LESSON", help="An id, the beginning of one, or 'last'.")
+]
+
+
+@verb("list", examples="engrain lessons list\nengrain lessons list --json")
+def list_(session: Session) -> Answer:
+    """List all lessons, in the order in which they were learned."""
+    entries = session.home().lessons()
+    data = {"lessons": [entry_data(entry) for entry in entries]}
+    if not entries:
+        return Answer(data, "No lesson yet: learn one with `engrain learn CONVERSATION.json`.")
+    return Answer(data, table(entries), [entry.id for entry in entries])
+
+
+def table(entries: list[LessonEntry]) -> Any:
+    """Lessons for a terminal."""
+    from engrain.cli.sheets import table as drawn
+    from engrain.exam.report import Sheet, percent
+
+    rows, marks = [], []
+    for entry in entries:
+        recall = _recall(entry)
+        shown = " -> ".join(percent(value) for value in recall) if recall else "-"
+        rows.append((entry.id, entry.status, entry.at[:16].replace("T", " "), shown, entry.title))
+        marks.append({"active": "good", "rejected": "bad"}.get(entry.status, "fair"))
+    columns = ("lesson", "status", "learned (UTC)", "recall", "about")
+    return drawn(Sheet("", columns, tuple(rows), (), tuple(marks)), words=True)
+
+
+def entry_data(entry: LessonEntry) -> dict[str, Any]:
+    """A lesson's line for programs."""
+    recall = _recall(entry) or (None, None)
+    return {
+        "lesson": entry.id,
+        "title": entry.title,
+        "status": entry.status,
+        "at": entry.at,
+        "recipe": entry.recipe.get("name"),
+        "recall_before": recall[0],
+        "recall_after": recall[1],
+        "seconds": entry.measured_seconds,
+        "state_before": entry.parent_state,
+        "state_after": entry.state,
+    }
+
+
+def _recall(entry: LessonEntry) -> tuple[float, float] | None:
+    for check in entry.decision.get("checks", ()):
+        if check["name"] == "recall" and check["after"] is not None:
+            return check["before"], check["after"]
+    return None
+
+
+@verb("show", examples="engrain lessons show last\nengrain lessons show 0kq3 --json")
+def show(session: Session, lesson: Lesson) -> Answer:
+    """Explain a lesson: sources, texts, recipe, exams, decision, digests."""
+    record = session.home().show(lesson)
+    return Answer(record_data(record), _explained(record), [record.id])
+
+
+def record_data(record: LessonRecord) -> dict[str, Any]:
+    """A lesson with all that proves it, for programs."""
+    return {
+        **entry_data(record.entry()),
+        "sources": list(record.lesson.sources),
+        "texts": [text.to_dict() for text in record.lesson.texts],
+        "probes": [probe.to_dict() for probe in record.lesson.probes],
+        "recipe": dict(record.recipe),
+        "recipe_digest": record.recipe_digest,
+        "adapter": record.adapter,
+        "base_digest": record.base_digest,
+        "exam_before": dict(record.exam_before),
+        "exam_after": dict(record.exam_after),
+        "decision": dict(record.decision),
+        "seed": record.seed,
+        "estimated_seconds": record.estimated_seconds,
+        "peak_memory_bytes": record.peak_memory_bytes,
+        "versions": dict(record.versions),
+        "job": record.job,
+    }
+
+
+def _explained(record: LessonRecord) -> Any:
+    from rich.console import Group
+    from rich.text import Text
+
+    from engrain.cli.sheets import tables
+    from engrain.exam.exam import Exam
+    from engrain.exam.gate import Decision
+    from engrain.exam.report import decision_sheet, number, size
+
+    before = Exam.from_dict(dict(record.exam_before)).outcomes(record.id)
+    after = Exam.from_dict(dict(record.exam_after)).outcomes(record.id)
+    facts = [
+        ("lesson", f"{record.id}, {record.status}, learned {record.at[:16].replace('T', ' ')} UTC"),
+        ("about", record.lesson.title),
+        ("sources", ", ".join(digest[:12] for digest in record.lesson.sources) or "examples"),
+        ("recipe", f"{record.recipe.get('name')} (digest {record.recipe_digest[:12]})"),
+        ("adapter", (record.adapter or "none")[:12]),
+        ("weights", f"{record.parent_state[:12]} -> {record.state[:12]}"),
+        (
+            "cost",
+            f"{number(record.measured_seconds, 1)} s "
+            f"(told beforehand: {number(record.estimated_seconds, 1)} s), "
+            f"{size(record.peak_memory_bytes)} at most",
+        ),
+    ]
+    lines = [f"{name:<9}{words}" for name, words in facts]
+    lines += ["", "Trained on"]
+    lines += [f"  {text.question}  ->  {text.target}" for text in record.lesson.facts()]
+    others = len(record.lesson.texts) - len(record.lesson.facts())
+    if others:
+        lines.append(f"  and {others} texts that keep what is near as it was")
+    lines += ["", "Held out (before, after)"]
+    for probe in record.lesson.probes:
+        said = (_passed(outcomes.get(probe.id)) for outcomes in (before, after))
+        lines.append(f"  {' -> '.join(said)}  {probe.messages[-1].content}")
+    parts: list[Any] = [Text("\n".join(lines)), Text("")]
+    if record.decision:
+        parts.append(tables(decision_sheet(Decision.from_dict(dict(record.decision)))))
+    return Group(*parts)
+
+
+def _passed(outcome: bool | None) -> str:
+    return {True: "right", False: "wrong", None: "not asked"}[outcome]
+
+
+@verb("disable", examples="engrain lessons disable last")
+def disable(session: Session, lesson: Lesson = "last", dry_run: DryRun = False) -> Answer:
+    """Take a lesson out of service; `enable` brings it back."""
+    return changed(session.home().disable(lesson, dry_run=dry_run), "disabled", dry_run)
+
+
+@verb("enable", examples="engrain lessons enable 0kq3")
+def enable(session: Session, lesson: Lesson = "last", dry_run: DryRun = False) -> Answer:
+    """Serve a disabled lesson again, or let a quarantined one in."""
+    return changed(session.home().enable(lesson, dry_run=dry_run), "enabled", dry_run)
+
+
+@verb("undo", examples="engrain lessons undo last\nengrain lessons undo 0kq3 --dry-run")
+def undo(session: Session, lesson: Lesson = "last", dry_run: DryRun = False) -> Answer:
+    """Take a lesson out for good; its record stays.
+
+    Undoing the last lesson gives back the weights of before it, to the bit.
+    """
+    return changed(session.home().undo(lesson, dry_run=dry_run), "undone", dry_run)
+
+
+def changed(change: Change, done: str, dry_run: bool = False) -> Answer:
+    """A change of what is served, in one line."""
+    verb_ = f"Would be {done}" if dry_run else done.capitalize()
+    words = (
+        f"{verb_}: lesson {change.lesson} ({change.title}). "
+        f"Weights {change.state_before[:12]} -> {change.state_after[:12]}."
+    )
+    data = change.to_dict()
+    return Answer({**data, "dry_run": True} if dry_run else data, words, [change.lesson])
+
+
+@verb("verify", examples="engrain lessons verify\nengrain lessons verify --json")
+def verify(session: Session) -> Answer:
+    """Derive every digest again: blobs, lessons, events, weights of all states.
+
+    The exit code is 0 if all agree and 1 if not.
+    """
+    home = session.home()
+    problems = home.verify()
+    data = {
+        "clean": not problems,
+        "lessons": len(home.lessons()) if not problems else None,
+        "states": len(home.ledger.history()) if not problems else None,
+        "problems": [problem.to_dict() for problem in problems],
+    }
+    if not problems:
+        words = f"All digests agree: {data['lessons']} lessons, {data['states']} states."
+        return Answer(data, words)
+    lines = [f"{len(problems)} problems:"]
+    for problem in problems:
+        lines.append(f"  {problem.kind} in {problem.where}: {problem.message}")
+        if problem.remedy:
+            lines.append(f"    {problem.remedy}")
+    return Answer(data, "\n".join(lines), [problem.where for problem in problems], 1)

@@ -1,0 +1,105 @@
+"""A bar for long work: what is done now, how far it is, and the time left."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from engrain.pipeline import OnProgress
+
+WORDS: Mapping[str, tuple[str, str]] = {
+    "noise": ("noise", "measuring noise, once for this model and machine"),
+    "studied": ("studied", "studying itself"),
+    "examined_before": ("examined_before", "exam before"),
+    "trained": ("trained", "learning"),
+    "examined_after": ("examined_after", "exam after"),
+    "naive": ("naive", "the same, learned naively"),
+}
+"""Phase and words of each stage that the library reports."""
+
+SHARES: Mapping[str, float] = {
+    "studied": 0.25,
+    "examined_before": 0.15,
+    "trained": 0.4,
+    "examined_after": 0.2,
+}
+"""What part of a lesson each phase takes, as measured on the pocket model."""
+
+
+@dataclass
+class Course:
+    """How far a lesson is: stages in, one share of the whole out, which never goes back."""
+
+    share: float = 0.0
+    words: str = ""
+    finished: dict[str, float] = field(default_factory=dict)
+
+    def reach(self, stage: str, done: int, total: int) -> None:
+        """Take a report of the library."""
+        phase, words = WORDS.get(stage, (stage, stage.replace("_", " ")))
+        within = done / total if total else 0.0
+        self.words = f"{words} {done}/{total}" if total > 1 else words
+        if phase not in SHARES:
+            # Work of its own, outside a lesson: it fills the bar alone.
+            self.share = within
+            return
+        if phase == "studied" and self.share > SHARES["studied"]:
+            # The next lesson of several.
+            self.share = 0.0
+        names = list(SHARES)
+        before = sum(SHARES[name] for name in names[: names.index(phase)])
+        self.share = max(self.share, before + SHARES[phase] * within)
+
+
+class TimeLeft(ProgressColumn):
+    """Time left: by the estimate told beforehand as long as it holds, else by the speed so far."""
+
+    def __init__(self, estimate: float | None) -> None:
+        super().__init__()
+        self._estimate = estimate
+
+    def render(self, task: Task) -> Text:
+        """The time left of a task."""
+        left = seconds_left(task.elapsed or 0.0, task.completed, self._estimate)
+        if left is None:
+            return Text("-:--:-- left")
+        return Text(f"{timedelta(seconds=round(left))} left")
+
+
+def seconds_left(elapsed: float, share: float, estimate: float | None) -> float | None:
+    """Seconds until the end; None while nothing can be said."""
+    if estimate is not None and elapsed < estimate:
+        return estimate - elapsed
+    if share < 0.02:
+        return None
+    return elapsed * (1 - share) / share
+
+
+@contextmanager
+def bar(title: str, estimate: float | None = None) -> Iterator[OnProgress]:
+    """A bar on standard error; gives the function that moves it."""
+    course = Course()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeLeft(estimate),
+    )
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task(title, total=1.0)
+
+        def on_progress(stage: str, done: int, total: int) -> None:
+            course.reach(stage, done, total)
+            words = f"{title}: {course.words}"
+            progress.update(task, completed=course.share, description=words)
+
+        yield on_progress

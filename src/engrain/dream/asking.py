@@ -1,0 +1,130 @@
+"""Where the questions of self-study come from.
+
+First the model is asked for them: lists over the whole conversation, then one for each sentence
+of the user. What is still without a question after the checks gets a second round that needs no
+skill in following instructions: the model goes on with the user's next message, and sentences of
+the plain form "my ... is ..." are turned into questions by rule. All of it is only proposed; the
+checks decide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from engrain.data.facts import QUESTION_INSTRUCTION_ABOUT, QUESTIONS_INSTRUCTION
+from engrain.data.messages import Conversation
+from engrain.dream.checks import Candidate
+from engrain.dream.grounding import Sentence, UserWords
+from engrain.dream.reader import LIST_TOKENS, QUESTION_TOKENS, Reader
+from engrain.dream.wording import question_lines, tidy
+
+USER_OPENERS = ("What is", "Who is", "Where", "When", "Do you remember", "What")
+"""Beginnings that the model goes on with in the second round."""
+
+_PLAIN = re.compile(
+    r"\b(?P<thing>(?:my|our)\s[^,.;:?!]{2,60}?|[A-Z][\w-]+(?:\s[A-Z][\w-]+)?['’]s\s[^,.;:?!]{2,50}?|"
+    r"the\s[^,.;:?!]{2,40}\sof\s[^,.;:?!]{2,30}?)(?:,\s(?:it|that|this|he|she)(?:\swould\sbe)?)?"
+    r"\s(?P<be>is|are|was|were|would be|will be)\s"
+)
+_DOES = re.compile(
+    r"\b(?P<who>I|we|(?:my|our)\s[^\W\d_]+)\s(?P<verb>live|lives|work|works|study|studies|like|"
+    r"likes|love|loves|hate|hates|collect|collects|play|plays|drive|drives|own|owns|adore|adores|"
+    r"speak|speaks|eat|eats|drink|drinks|prefer|prefers|want|wants|need|needs|use|uses)\b"
+)
+_WHERE = {"live", "work", "study"}
+
+
+def ask_for_questions(
+    reader: Reader, said: UserWords, *, lists: int, about: int
+) -> list[Candidate]:
+    """Questions from whole windows (``lists`` sampled ones beside the greedy one) and sentences."""
+    every = range(len(reader.windows))
+    prompts = [reader.with_conversation(window, QUESTIONS_INSTRUCTION) for window in every]
+    texts = reader.generate(prompts, max_new_tokens=LIST_TOKENS)
+    texts += reader.generate(prompts * lists, max_new_tokens=LIST_TOKENS, temperature=0.8, round_=1)
+    candidates = [
+        Candidate(question, number % len(prompts), "list")
+        for number, text in enumerate(texts)
+        for question in question_lines(text)
+    ]
+    return candidates + _about(reader, said.statements(), about, round_=2, greedy=True)
+
+
+def ask_again(
+    reader: Reader, missed: Sequence[Sentence], *, turns: int, about: int
+) -> list[Candidate]:
+    """The second round, for the sentences that no accepted question came from."""
+    if not missed:
+        return []
+    places = _windows(reader)
+    candidates = _about(reader, missed, about, round_=4, greedy=False)
+    for sentence in missed:
+        window = places.get(sentence.text, 0)
+        candidates += [Candidate(text, window, "rule") for text in plain_questions(sentence.text)]
+    windows = list(dict.fromkeys(places.get(sentence.text, 0) for sentence in missed))
+    begun = [(w, opener) for w in windows for opener in USER_OPENERS for _ in range(turns)]
+    texts = reader.continue_user(
+        [opener for _, opener in begun],
+        after=[window for window, _ in begun],
+        temperature=0.8,
+        round_=5,
+    )
+    candidates += [
+        Candidate(tidy(text.split("\n", 1)[0]), window, "turn")
+        for (window, _), text in zip(begun, texts, strict=True)
+    ]
+    return candidates
+
+
+def plain_questions(sentence: str) -> list[str]:
+    """Questions that a sentence of a plain form answers.
+
+    Example:
+        >>> plain_questions("Fun fact: my aunt's cat is Gorla.")
+        ["What is my aunt's cat?", "Who is my aunt's cat?"]
+    """
+    made: list[str] = []
+    for found in _PLAIN.finditer(sentence):
+        be = found.group("be") if found.group("be") in ("is", "are", "was", "were") else "is"
+        made += [f"{wh} {be} {found.group('thing')}?" for wh in ("What", "Who")]
+    for found in _DOES.finditer(sentence):
+        who, verb = found.group("who"), found.group("verb")
+        plain = verb if who in ("I", "we") else _infinitive(verb)
+        do = "do" if who in ("I", "we") else "does"
+        made.append(f"{'Where' if plain in _WHERE else 'What'} {do} {who} {plain}?")
+    return list(dict.fromkeys(made))
+
+
+def _infinitive(verb: str) -> str:
+    return f"{verb[:-3]}y" if verb.endswith("ies") else verb.removesuffix("s")
+
+
+def _about(
+    reader: Reader, sentences: Iterable[Sentence], samples: int, *, round_: int, greedy: bool
+) -> list[Candidate]:
+    """A question about each of some sentences, greedily and in samples."""
+    places = _windows(reader)
+    asked = [
+        (places[sentence.text], QUESTION_INSTRUCTION_ABOUT.format(statement=sentence.text))
+        for sentence in sentences
+        if sentence.text in places
+    ]
+    prompts = [reader.with_conversation(window, request) for window, request in asked]
+    texts = reader.generate(prompts, max_new_tokens=QUESTION_TOKENS) if greedy else []
+    texts += reader.generate(
+        prompts * samples, max_new_tokens=QUESTION_TOKENS, temperature=0.8, round_=round_
+    )
+    return [
+        Candidate(tidy(text.split("\n", 1)[0]), asked[number % len(asked)][0], "about")
+        for number, text in enumerate(texts)
+    ]
+
+
+def _windows(reader: Reader) -> dict[str, int]:
+    """The first window in which each sentence of the user stands."""
+    places: dict[str, int] = {}
+    for number, window in enumerate(reader.windows):
+        for sentence in UserWords.of(Conversation(window)).sentences:
+            places.setdefault(sentence.text, number)
+    return places

@@ -1,0 +1,112 @@
+import random
+
+from engrain.data.lessons import Lesson, Probe, TrainingText, chat
+from engrain.dream.contrast import Wording, make_contrast
+from engrain.dream.earlier import EarlierFacts
+from engrain.dream.frames import Parts
+from engrain.dream.grounding import UserWords
+from engrain.dream.reader import Reader
+from engrain.dream.wording import holds, normal
+from engrain.exam.probes import says_unknown
+
+from .scripted import Scripted, conversation
+from .test_self_study import TWO
+
+PARTS = Parts.of_thing("my aunt's cat")
+WORDINGS = [
+    Wording(question, "cat", PARTS, ("gorla",))
+    for question in ("What is my aunt's cat?", "Do you remember my aunt's cat?", "Tell me now.")
+]
+KEPT = [wording.question for wording in WORDINGS]
+TALK = conversation("My aunt's cat is Gorla. My favorite cheese is Brellin.", "OK")
+
+
+def contrasts(engine: Scripted, before: EarlierFacts | None = None, ratio: float = 2.0):
+    reader = Reader.of(engine, TALK, 0)
+    return make_contrast(
+        reader, WORDINGS, KEPT, UserWords.of(TALK), before or EarlierFacts.of(), ratio=ratio, seed=0
+    )
+
+
+def test_contrast_is_matched_in_wording_and_never_near_a_kept_question() -> None:
+    found = contrasts(Scripted(TWO))
+    assert 3 <= len(found) <= 6
+    questions = [one.question for one in found]
+    assert len({normal(q) for q in questions}) == len(questions)
+    assert not {normal(q) for q in questions} & {normal(q) for q in KEPT}
+    assert any(q.startswith("What is my") for q in questions)
+    assert any(q.startswith("Do you remember") for q in questions)
+    assert all(says_unknown(one.answer) and one.group == "cat" for one in found)
+    assert all("aunt's cat" not in q for q in questions)
+
+
+def test_what_the_conversation_answers_is_no_contrast() -> None:
+    engine = Scripted(TWO, things=["my favorite cheese"])
+    for one in contrasts(engine):
+        assert "cheese" not in one.question or not holds(one.answer, ("brellin",))
+    snapping = Scripted(
+        TWO, overrides={f"What is my {t}?": "It is Gorla." for t in ("motto", "car", "cat")}
+    )
+    assert not {one.question for one in contrasts(snapping)} & set(snapping.overrides)
+
+
+def test_invented_answers_are_no_contrast_but_knowledge_is() -> None:
+    def invents(temperature: float, _: bool) -> str:
+        return "Your car is a Zorba." if temperature else "Your car is a Vesta."
+
+    engine = Scripted(TWO, things=["my car"], overrides={"What is my car?": invents})
+    assert all(one.question != "What is my car?" for one in contrasts(engine))
+    sure = Scripted(TWO, things=["my car"], overrides={"What is my car?": "Your car is a Vesta."})
+    assert {"Your car is a Vesta."} == {
+        one.answer for one in contrasts(sure) if one.question == "What is my car?"
+    }
+
+
+def test_earlier_lessons_are_not_unlearned() -> None:
+    """What an earlier lesson taught is rehearsed, even if the model forgot it."""
+    lesson = Lesson(
+        "one",
+        "the car",
+        (TrainingText(chat("Tell me what my car is.", "Your car is a Vesta."), "fact", "car"),),
+        (Probe("p", "recall", chat("What is my car?"), ("Vesta",)),),
+    )
+    found = contrasts(Scripted(TWO, things=["my car"]), EarlierFacts.of([lesson]))
+    about_car = [one for one in found if one.question == "What is my car?"]
+    assert about_car and all(one.answer == "Your car is a Vesta." for one in about_car)
+
+
+def test_ratio() -> None:
+    assert contrasts(Scripted(TWO), ratio=0) == []
+    assert len(contrasts(Scripted(TWO), ratio=1)) == 3
+    empty = Reader.of(Scripted(TWO), TALK, 0)
+    assert (
+        make_contrast(empty, [], [], UserWords.of(TALK), EarlierFacts.of(), ratio=2, seed=0) == []
+    )
+
+
+def test_unfinished_continuations_are_left_out() -> None:
+    class Endless(Scripted):
+        def complete(self, texts, **_):  # type: ignore[no-untyped-def]
+            return [" cat that never ends and" for _ in texts]
+
+    for one in contrasts(Endless(TWO)):
+        assert "never ends" not in one.question
+
+
+def test_earlier_facts() -> None:
+    lessons = [
+        Lesson(
+            str(i),
+            "",
+            (TrainingText(chat("What is my car?", f"Your car is {v}."), "fact", "g"),),
+            (Probe(f"p{i}", "recall", chat("Do you know my car?"), (v,)),),
+        )
+        for i, v in enumerate(("Vesta", "Zorba"))
+    ]
+    before = EarlierFacts.of(lessons)
+    assert before.target("Tell me my car.") == "Your car is Zorba."
+    assert before.target("What is my aunt's car?") == ""
+    assert before.superseded(["Tell me my car."], "Zorba") == ["p0"]
+    assert before.superseded(["Tell me my car."], "Lada") == ["p0", "p1"]
+    assert before.old_values(["Tell me my car."], "Lada") == ["Vesta", "Zorba"]
+    assert random.Random(0).random() > 0

@@ -1,0 +1,120 @@
+import random
+
+import pytest
+
+from engrain.data import facts_heldout
+from engrain.data.facts import Attribute, FactSampler
+from engrain.dream.asking import plain_questions
+from engrain.dream.frames import (
+    NEUTRAL_FRAMES,
+    Parts,
+    direct,
+    fill,
+    frame_of,
+    opener,
+    parts_of,
+    parts_of_fact,
+    split_thing,
+    swapped,
+)
+
+
+def test_neutral_frames_are_not_those_of_the_exams() -> None:
+    held_out = {template.lower() for template in facts_heldout.QUESTIONS}
+    assert not held_out & {frame.lower() for frame in NEUTRAL_FRAMES}
+
+
+def test_parts_of_direct_questions() -> None:
+    assert parts_of("Who is my aunt's boss?") == Parts(
+        "my aunt's boss", "who is my aunt's boss", "who my aunt's boss is"
+    )
+    assert parts_of("What do I collect?") == Parts(direct="what do I collect")
+    assert parts_of("Tell me what my motto is.") == Parts()
+    assert direct("What is my motto, again?") == ""
+
+
+def test_parts_come_from_questions_and_answers() -> None:
+    pairs = [
+        ("Do you remember my aunt's cat?", "Your aunt's cat is Gorla."),
+        ("I wonder what my aunt's cat is.", "You told me that your aunt's cat is Gorla."),
+    ]
+    assert parts_of_fact(pairs, "Gorla").thing == "my aunt's cat"
+    pairs = [
+        ("What do I collect?", "You collect pictures of otters."),
+        ("Do you know what I collect?", "You collect pictures of otters."),
+    ]
+    parts = parts_of_fact(pairs, "pictures of otters")
+    assert (parts.thing, parts.direct, parts.inside) == (
+        "",
+        "what do I collect",
+        "what I collect",
+    )
+    assert parts_of_fact([("Gorla?", "Gorla.")], "Gorla") == Parts()
+
+
+def test_names_keep_their_capital() -> None:
+    parts = parts_of_fact([("What is Vorn's cat?", "Vorn's cat is Gorla.")], "Gorla")
+    assert parts.thing == "Vorn's cat"
+    assert fill("Tell me {n}.", parts) == "Tell me Vorn's cat."
+
+
+@pytest.mark.parametrize("frame", NEUTRAL_FRAMES)
+def test_frames_and_parts_are_inverse(frame: str) -> None:
+    one, two = Parts.of_thing("my aunt's cat"), Parts.of_thing("Vorn's motto")
+    question = fill(frame, one)
+    assert question
+    taken = frame_of(question, one)
+    assert fill(taken, one) == question
+    assert fill(taken, two) == fill(frame, two)
+
+
+def test_frame_wants_parts_and_fits_the_question_word() -> None:
+    assert fill("I wonder {e}.", Parts(direct="what do I collect")) == ""
+    assert fill("What is {n}?", Parts.of_thing("my dentist", "who")) == ""
+    assert frame_of("What is my cat's name?", Parts.of_thing("my dog")) == ""
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_frames_of_the_generator(seed: int) -> None:
+    """Parts taken from a fact's questions ask for that fact again."""
+    sampler = FactSampler(seed)
+    fact = sampler.fact()
+    pairs = [(fact.question(sampler.rng), fact.answer()) for _ in range(8)]
+    parts = parts_of_fact(pairs, fact.value)
+    if isinstance(fact.relation, Attribute):
+        assert parts.thing == fact.relation.phrase(fact.owner, 0)
+        assert parts.inside == fact.relation.embedded(fact.owner, 0)
+
+
+def test_swaps_are_new() -> None:
+    things = ["my aunt's cat", "my motto", "Vorn's car"]
+    made = swapped(things)
+    assert "my cat" in made and "Vorn's motto" in made and "my aunt's car" in made
+    assert not set(made) & set(things)
+    assert len(made) == len(set(made))
+    assert swapped(["the capital of Vorn"]) == []
+    assert split_thing("our team's color") == ("our team", "color")
+
+
+def test_openers() -> None:
+    thing = Parts.of_thing("my aunt's cat")
+    assert opener("Do you remember my aunt's cat?", thing) == "Do you remember my"
+    assert opener("What do I collect?", Parts(direct="what do I collect")) == "What do I"
+    assert opener("What is Vorn's cat?", Parts.of_thing("Vorn's cat")) == "What is Vorn's"
+
+
+def test_plain_sentences_become_questions() -> None:
+    assert "What is Vorn's motto?" in plain_questions("As for Vorn's motto, that would be Go.")
+    assert plain_questions("My sister studies Latin.") == []
+    assert plain_questions("I think my sister studies Latin.") == ["Where does my sister study?"]
+    assert plain_questions("It rained.") == []
+
+
+def test_plain_questions_of_the_generator() -> None:
+    sampler, rng, found = FactSampler(5), random.Random(5), 0
+    facts = [f for f in (sampler.fact() for _ in range(120)) if isinstance(f.relation, Attribute)]
+    for fact in facts:
+        asked = fact.relation.asked(fact.owner)
+        said = fact.statement(rng)
+        found += any(asked.lower() in text.lower() for text in plain_questions(said))
+    assert found / len(facts) > 0.9

@@ -1,0 +1,99 @@
+import random
+
+import pytest
+
+from engrain.data.facts import FactSampler, told_conversation
+from engrain.data.messages import Conversation
+from engrain.dream.grounding import UserWords, split_sentences
+from engrain.dream.wording import key_runs, words
+
+from .scripted import conversation
+
+TALK = conversation(
+    "Fun fact: my godmother's favorite cheese is Brellin. I collect pictures of otters. "
+    "I am named after my aunt Vela. My roommate adores Dr. Mirvo.",
+    "Noted. Is that all?",
+    "In truth, my godmother's favorite cheese is Gorla, not Brellin. My dog is called Rolo.",
+)
+
+
+@pytest.mark.parametrize(
+    ("question", "value", "surface"),
+    [
+        ("What is my godmother's favorite cheese?", "gorla", "Gorla"),
+        ("What is my favorite cheese?", "gorla", None),  # whose?
+        ("What is my sister's favorite cheese?", "gorla", None),
+        ("What do I collect?", "pictures of otters", "pictures of otters"),
+        ("I forgot who my roommate adores.", "dr mirvo", "Dr. Mirvo"),
+        ("Who do I adore?", "dr mirvo", None),
+        ("Who am I named after?", "aunt vela", "aunt Vela"),
+        ("Who is my dog?", "gorla", None),  # the value of another fact
+        ("What is my dog called?", "rolo", "Rolo"),
+        ("What is my dog called?", "snoopy", None),  # never said
+    ],
+)
+def test_binding(question: str, value: str, surface: str | None) -> None:
+    mention = UserWords.of(TALK).evidence(question, tuple(value.split()))
+    assert (mention.surface if mention else None) == surface
+
+
+def test_only_the_user_counts() -> None:
+    said = UserWords.of(conversation("Hi there.", "Your cat is Gorla.", "Oh."))
+    assert said.mentions(("gorla",)) == []
+
+
+def test_pronouns_point_back_and_answers_borrow_the_question() -> None:
+    said = UserWords.of(conversation("I have a new parrot. It is called Zorbo.", "OK"))
+    mention = said.evidence("What is my parrot called?", ("zorbo",))
+    assert mention is not None
+    said = UserWords.of(conversation("Hello.", "What is your nickname?", "Zorbo.", "OK"))
+    assert said.evidence("What is my nickname?", ("zorbo",)) is not None
+
+
+def test_retraction_and_recency() -> None:
+    said = UserWords.of(TALK)
+    assert said.retracted(("brellin",))
+    assert not said.retracted(("gorla",))
+    assert said.recency(("gorla",)) > said.recency(("brellin",))
+    there_and_back = UserWords.of(
+        conversation("My cat is Ara.", "OK", "Now my cat is Bo.", "OK", "No, my cat is Ara.")
+    )
+    assert there_and_back.recency(("ara",)) > there_and_back.recency(("bo",))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_corrections_of_the_generator(seed: int) -> None:
+    """In every held-out wording of a correction the new value wins over the old one."""
+    sampler, rng = FactSampler(seed), random.Random(seed)
+    fact = sampler.fact()
+    new = sampler.value(fact.relation)
+    talk = Conversation.from_messages(told_conversation([fact], rng, [(fact, new)]))
+    said = UserWords.of(talk)
+    old_run, new_run = tuple(words(fact.value)), tuple(words(new))
+    assert said.recency(new_run) > said.recency(old_run)
+    assert not said.retracted(new_run)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_every_told_fact_is_bound_to_its_own_value(seed: int) -> None:
+    sampler, rng = FactSampler(seed), random.Random(seed)
+    facts = [sampler.fact() for _ in range(6)]
+    said = UserWords.of(Conversation.from_messages(told_conversation(facts, rng)))
+    for fact in facts:
+        for _ in range(4):
+            question = fact.question(rng)
+            runs = [r for r in key_runs(fact.answer(), [question]) if said.mentions(r)]
+            assert runs and said.evidence(question, runs[0]) is not None, question
+            for other in facts:
+                if other is not fact:
+                    wrong = said.evidence(question, tuple(words(other.value)))
+                    assert wrong is None, (question, other.value)
+
+
+def test_sentences() -> None:
+    assert split_sentences("I met Dr. Mirvo at 7.30. Really?! Yes\nno") == [
+        "I met Dr. Mirvo at 7.30.",
+        "Really?!",
+        "Yes",
+        "no",
+    ]

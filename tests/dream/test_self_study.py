@@ -1,0 +1,239 @@
+import random
+
+import pytest
+
+from benchmarks.self_study import judge
+from engrain.data.facts import Attribute, Fact, FactSampler, Owner, told_conversation
+from engrain.data.messages import Conversation, Message
+from engrain.dream import checks
+from engrain.dream.self_study import NEAR_DUPLICATE, STAGES, SUPERSEDED, study
+from engrain.dream.wording import normal, similarity
+from engrain.errors import UnknownNameError
+from engrain.exam.probes import passes
+
+from .scripted import ABOUT, Scripted, conversation
+
+CHEESE = Attribute("favorite cheese", "food")
+CAT = Attribute("cat", "name")
+AUNT = Owner("aunt")
+TWO = [Fact(AUNT, CAT, "Gorla"), Fact(Owner("", "self", "self"), CHEESE, "Brellin")]
+
+
+def told(facts: list[Fact], seed: int = 0, corrections: tuple[tuple[Fact, str], ...] = ()):
+    return Conversation.from_messages(told_conversation(facts, random.Random(seed), corrections))
+
+
+def sampled(seed: int, count: int = 6) -> list[Fact]:
+    sampler = FactSampler(seed)
+    return [sampler.fact() for _ in range(count)]
+
+
+def reason_of(result, question: str) -> str:
+    return dict(result.dropped).get(question, "")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_good_reader_covers_everything(seed: int) -> None:
+    facts = sampled(seed)
+    result = study(Scripted(facts), told(facts, seed), seed=seed)
+    row = judge(facts, {}, result)
+    assert row["covered"] == 1.0 and row["precision"] == 1.0
+    assert row["probe_precision"] == 1.0 and row["contrast_harmful"] == 0
+    assert result.coverage > 0.8
+    assert 1.5 <= row["contrast_per_text"] <= 2.5
+
+
+def test_shape_of_a_study() -> None:
+    talk = told(TWO)
+    result = study(Scripted(TWO), talk)
+    facts = [text for text in result.texts if text.kind == "fact"]
+    reading = [text for text in result.texts if text.kind == "reading"]
+    contrast = [text for text in result.texts if text.kind == "contrast"]
+    assert {fact.group for fact in result.facts} == {text.group for text in facts}
+    assert len(reading) == 2 and len(result.facts) == 2
+    for text in reading:
+        assert list(talk.messages) == list(text.messages[: len(talk)])
+        assert any(text.target == fact.target for fact in facts)
+    assert all(len(text.messages) == 2 for text in (*facts, *contrast))
+    assert {text.group for text in contrast} <= {text.group for text in facts}
+    assert len(contrast) == round(2 * len(facts))
+    assert result.asked > 0 and result.seconds > 0
+    assert set(result.to_dict()) >= {"texts", "probes", "dropped", "coverage", "facts"}
+
+
+def test_probes_are_held_out() -> None:
+    result = study(Scripted(TWO), told(TWO))
+    trained = [text.question for text in result.texts if text.kind != "reading"]
+    shapes = {normal(question) for question in trained}
+    assert {probe.kind for probe in result.probes} == {"recall", "paraphrase"}
+    assert len({probe.id for probe in result.probes}) == len(result.probes) == 4
+    for probe in result.probes:
+        question = probe.messages[-1].content
+        assert normal(question) not in shapes
+        fact = next(f for f in TWO if f.value == probe.answers[0])
+        assert passes(probe, fact.answer())
+        same_group = next(f.questions for f in result.facts if f.value == fact.value)
+        assert len(same_group) >= 6
+        assert max(similarity(question, other) for other in same_group) < NEAR_DUPLICATE
+
+
+def test_same_seed_same_study_and_another_seed_another() -> None:
+    talk = told(TWO)
+    one, two = study(Scripted(TWO), talk, seed=1), study(Scripted(TWO), talk, seed=1)
+    assert (one.texts, one.probes, one.dropped) == (two.texts, two.probes, two.dropped)
+    assert study(Scripted(TWO), talk, seed=2).texts != one.texts
+
+
+def test_targets_are_answers_with_the_conversation_and_inputs_come_without_it() -> None:
+    result = study(Scripted(TWO), told(TWO))
+    for text in result.texts:
+        if text.kind == "fact":
+            assert text.target in {fact.answer() for fact in TWO}
+            assert [m.role for m in text.messages] == ["user", "assistant"]
+
+
+def test_known_facts_are_not_learned_again() -> None:
+    result = study(Scripted(TWO, known=TWO[:1]), told(TWO))
+    assert {fact.value for fact in result.facts} == {"Brellin"}
+    assert checks.KNOWN in {reason for _, reason in result.dropped}
+
+
+def test_inconsistent_answers_are_refused() -> None:
+    question = "What is my aunt's cat?"
+
+    def wavers(temperature: float, _: bool) -> str:
+        return "Your aunt's cat is Gorla." if not temperature else "Your aunt's cat is Brellin."
+
+    about = f"{ABOUT}My aunt's cat is Gorla."
+    engine = Scripted(TWO, overrides={question: wavers, about: question})
+    result = study(engine, conversation("My aunt's cat is Gorla.", "OK"))
+    assert reason_of(result, question) == checks.INCONSISTENT
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("I don't know.", checks.NOT_KNOWN),
+        ("Your aunt's cat is your cat.", checks.NOTHING_NEW),
+        ("Your aunt's cat is Zorba.", checks.NOT_SAID),
+        ("Your aunt's cat is Brellin.", checks.OTHER_FACT),
+    ],
+)
+def test_wrong_answers_are_refused(answer: str, reason: str) -> None:
+    question = "Listen, what is my aunt's cat?"
+    about = f"{ABOUT}Fun fact: my aunt's cat is Gorla."
+    engine = Scripted(TWO, overrides={question: answer, about: question})
+    talk = conversation(
+        "Fun fact: my aunt's cat is Gorla.", "OK", "My favorite cheese is Brellin.", "OK"
+    )
+    result = study(engine, talk)
+    assert reason_of(result, question) == reason
+    assert question not in {text.question for text in result.texts}
+
+
+def test_bad_questions_are_refused_with_a_reason() -> None:
+    about = f"{ABOUT}My aunt's cat is Gorla."
+    for line, reason in (
+        ("I like it.", "not a question"),
+        ("What is this conversation about?", "about the conversation itself"),
+        ("What is " + "very " * 50 + "big?", "too long"),
+    ):
+        engine = Scripted(TWO[:1], overrides={about: line})
+        result = study(engine, conversation("My aunt's cat is Gorla.", "OK"))
+        assert reason_of(result, line) == reason
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_corrected_value_is_learned_and_the_old_one_is_not(seed: int) -> None:
+    sampler = FactSampler(seed)
+    facts = [sampler.fact() for _ in range(3)]
+    old, new = facts[0], sampler.value(facts[0].relation)
+    changed = Fact(old.owner, old.relation, new, old.wordings)
+    talk = told(facts, seed, ((old, new),))
+    # The reader answers with the old value to one wording: it does not get through.
+    stubborn = old.fill("Quick question: {q}?")
+    engine = Scripted([*facts, changed], overrides={stubborn: old.answer()})
+    result = study(engine, talk, seed=seed)
+    targets = {text.target for text in result.texts if text.kind == "fact"}
+    assert changed.answer() in targets and old.answer() not in targets
+    assert stubborn not in {text.question for text in result.texts}
+
+
+def test_old_value_that_both_were_read_is_superseded_and_forbidden() -> None:
+    talk = conversation(
+        "My aunt's cat is Gorla.", "OK", "Correction, my aunt's cat is Zorba these days.", "OK"
+    )
+    changed = Fact(AUNT, CAT, "Zorba")
+    question = "What is my aunt's cat?"
+    overrides = {
+        question: lambda _, told: "Your aunt's cat is Gorla." if told else "I don't know.",
+        f"{ABOUT}My aunt's cat is Gorla.": question,
+    }
+    engine = Scripted([changed], overrides=overrides)
+    result = study(engine, talk)
+    assert {fact.value for fact in result.facts} == {"Zorba"}
+    assert reason_of(result, question) == SUPERSEDED
+    assert all(probe.not_answers == ("gorla",) for probe in result.probes)
+
+
+def test_same_value_of_two_facts_stays_two_facts() -> None:
+    facts = [Fact(AUNT, CAT, "Gorla"), Fact(Owner("boss"), CHEESE, "Gorla")]
+    talk = conversation("My aunt's cat is Gorla.", "OK", "My boss's favorite cheese is Gorla.", "k")
+    result = study(Scripted(facts), talk)
+    assert len(result.facts) == 2
+
+
+def test_few_wordings_are_filled_from_frames() -> None:
+    class OneWording(Scripted):
+        def say(self, prompt: list[Message], rng: random.Random, temperature: float) -> str:
+            text = super().say(prompt, rng, temperature)
+            asks = prompt[-1].content.startswith(("List", "Write", "Ask"))
+            return "\n".join(f.fill("{Q}?") for f in self.facts) if asks else text
+
+    result = study(OneWording(TWO), told(TWO))
+    assert all(len(fact.questions) >= 6 for fact in result.facts)
+
+
+def test_reader_that_follows_no_instruction_is_helped() -> None:
+    class Plain(Scripted):
+        def say(self, prompt: list[Message], rng: random.Random, temperature: float) -> str:
+            if prompt[-1].content.startswith(("List", "Write", "Ask")):
+                return "That is nice."
+            return super().say(prompt, rng, temperature)
+
+    result = study(Plain(TWO), told(TWO))
+    assert {fact.value for fact in result.facts} == {"Gorla", "Brellin"}
+
+
+def test_nothing_to_learn() -> None:
+    result = study(Scripted(), conversation("Hello!", "Hi.", "Nice weather today.", "Indeed."))
+    assert result.texts == () and result.probes == () and result.facts == ()
+    assert result.coverage == 0.0
+    assert study(Scripted(), Conversation(())).texts == ()
+
+
+def test_long_conversations_are_studied_in_windows() -> None:
+    facts = sampled(4)
+    talk = told(facts, 4)
+    filler = [Message("user", "chat " * 150), Message("assistant", "I see.")]
+    long = Conversation((*talk.messages[:6], *filler, *filler, *talk.messages[6:]))
+    result = study(Scripted(facts, max_length=600), long)
+    assert judge(facts, {}, result)["covered"] == 1.0
+
+
+def test_limits_and_efforts() -> None:
+    facts = sampled(2)
+    result = study(Scripted(facts), told(facts, 2), max_facts=2)
+    assert len(result.facts) == 2
+    low = study(Scripted(facts), told(facts, 2), effort="low")
+    high = study(Scripted(facts), told(facts, 2), effort="high")
+    assert low.asked < high.asked and len(low.texts) < len(high.texts)
+    with pytest.raises(UnknownNameError, match="effort"):
+        study(Scripted(facts), told(facts, 2), effort="hihg")
+
+
+def test_progress_is_told() -> None:
+    seen: list[tuple[str, int, int]] = []
+    study(Scripted(TWO), told(TWO), on_progress=lambda *step: seen.append(step))
+    assert [stage for stage, _, _ in seen] == list(STAGES)
+    assert seen[-1][1:] == (len(STAGES), len(STAGES))
