@@ -73,7 +73,7 @@ def judge(facts: Sequence[Fact], old: dict[str, str], result: Study) -> dict[str
         text.question
         for text in contrasts
         for fact in facts
-        if content(text.question) >= content(fact.relation.noun)
+        if content(text.question) >= content(fact.relation.noun) > set()
         and asks_for(fact, text.question, "")
     ]
     total = sum(right.values()) + len(wrong)

@@ -184,18 +184,24 @@ def commands() -> str:
 
 
 def describe(path: str, command: Any) -> Iterator[str]:
-    """A command and those below it."""
+    """A command and those below it; what all commands share is told once."""
+    from engrain.cli.command import COMMON
+
     inner = getattr(command, "commands", {})
-    if not inner or command.params:
+    if not inner or " " not in path:
         yield f"## `{path}`" if " " in path else "## Options of all commands"
         yield prose(inspect.cleandoc(command.help or ""))
         rows = [
             (f"`{spelled(option)}`", getattr(option, "help", "") or "")
             for option in command.params
-            if not getattr(option, "hidden", False) and option.name != "help"
+            if not getattr(option, "hidden", False)
+            and option.name != "help"
+            and (" " not in path or option.name not in COMMON or option.metavar == "[FILE]")
         ]
         if rows:
             yield table(("argument or option", "meaning"), rows)
+        if command.epilog:
+            yield f"```sh\n{inspect.cleandoc(command.epilog)}\n```"
     for name, child in inner.items():
         if not child.hidden:
             yield from describe(f"{path} {name}", child)
@@ -204,7 +210,7 @@ def describe(path: str, command: Any) -> Iterator[str]:
 def spelled(option: Any) -> str:
     """How an option is written on the command line."""
     if option.param_type_name == "argument":
-        return str(option.name).upper()
+        return str(option.metavar or option.name.upper())
     return ", ".join([*option.opts, *option.secondary_opts])
 
 

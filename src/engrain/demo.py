@@ -68,8 +68,7 @@ def _tell(
         panel = home.panel
         history = ProbeHistory([day.id for day in stream])
         history.add_day(ask_all(engine, stream))
-        start = run_panel(engine, panel)
-        home.pipeline().remember_panel(home.state.digest, start)
+        start = home.pipeline(story.on_progress).origin()
         before = _share(history, 0, [stream[0].id])
         story.say(_opening(stream[0], home))
         story.say(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +27,17 @@ from engrain.errors import (
 )
 from engrain.ledger.blobs import BlobStore
 from engrain.ledger.ledger import Ledger
-from engrain.ledger.lock import HomeLock
+from engrain.ledger.lock import HomeLock, os_error
 from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State, Status
 from engrain.memory.log import ChatLog
-from engrain.pipeline import OnProgress, Outcome, Pipeline, versions
+from engrain.pipeline import (
+    OnProgress,
+    Outcome,
+    Pipeline,
+    keep_measured,
+    read_measured,
+    versions,
+)
 
 if TYPE_CHECKING:
     from engrain.data.lessons import TrainingText
@@ -113,7 +120,8 @@ class Home:
 
         if not (folder / HOME_FILE).exists():
             given = {**resolved.flags(), "model.source": loaded.source}
-            (folder / HOME_FILE).write_text(to_toml(given), encoding="utf-8")
+            with _named_errors(folder / HOME_FILE):
+                (folder / HOME_FILE).write_text(to_toml(given), encoding="utf-8")
         # Last, since a home exists from here on: what a kill left before it is made again.
         home.ledger.begin(
             source=loaded.source,
@@ -232,6 +240,7 @@ class Home:
             messages,
             max_new_tokens=options.max_new_tokens,
             temperature=options.temperature,
+            top_p=options.top_p,
             seed=seed,
         )
 
@@ -282,7 +291,7 @@ class Home:
                 "seed": self.config.learn.seed,
                 "state": self.state.digest,
                 "lesson": self.ledger.new_lesson_id(),
-                "estimate": self.estimate(chosen, conversations),
+                "estimate": self._estimate(chosen, conversations, len(examples)),
             }
             job = self.ledger.create_job("learn", payload)
             self.ledger.advance(job, "logged")
@@ -315,8 +324,12 @@ class Home:
             name = str(job.payload["lesson"])
             return self._study(conversations, examples, name, on_progress).lesson
 
-        outcome = self.pipeline(on_progress).run(job_id, recipe, int(job.payload["seed"]), study)
-        self._learn_speed(outcome, job)
+        seed = int(job.payload["seed"])
+        with _named_errors(self.path):
+            outcome = self.pipeline(on_progress).run(job_id, recipe, seed, study)
+        if not job.reached("studied"):
+            # A resumed job did part of its work before: its seconds would mislead.
+            self._correct_estimate(recipe, job.payload.get("estimate"), outcome.seconds)
         if require and not outcome.accepted:
             raise GateRefused(
                 f"The gate {outcome.decision.verdict} lesson {outcome.lesson.id}: "
@@ -350,9 +363,10 @@ class Home:
         base = self.ledger.base().digest
         key = noise_key(base, self.panel.digest, machine_fingerprint())
         path = self.path / "noise" / f"{key[:32]}.json"
-        known = _read_json(path)
+        known = read_measured(path)
         if known:
             return NoiseBand.from_dict(known)
+        origin = self.pipeline(noise=NoiseBand.assumed()).origin()
 
         def on_copy(done: int, total: int) -> None:
             if on_progress:
@@ -360,12 +374,14 @@ class Home:
 
         with self.served.base():
             band = measure_noise(
-                self.loaded, self.served.engine, self.panel, copies=4, on_copy=on_copy
+                self.loaded,
+                self.served.engine,
+                self.panel,
+                copies=4,
+                reference=origin,
+                on_copy=on_copy,
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(band.to_dict()), encoding="utf-8")
-        temporary.replace(path)
+        keep_measured(path, band.to_dict())
         return band
 
     def _read(self, source: Source) -> tuple[list[Conversation], list[TrainingText]]:
@@ -406,25 +422,37 @@ class Home:
         )
 
     # ------------------------------------------------------------------ estimate
-    def estimate(self, recipe: Recipe, conversations: Sequence[Conversation]) -> float | None:
-        """Seconds that a lesson will take, from the lessons before it; None without any.
+    def estimate(self, source: Source, *, recipe: str | None = None) -> float:
+        """Seconds that a lesson will take, told before it runs."""
+        conversations, examples = self._read(source)
+        return self._estimate(self.recipe(recipe), conversations, len(examples))
 
-        Scales the measured seconds for each user character with what the machine has shown.
-        """
-        known = _read_json(self.path / "speed.json").get(recipe.digest)
-        return None if known is None else float(known)
+    def _estimate(
+        self, recipe: Recipe, conversations: Sequence[Conversation], examples: int
+    ) -> float:
+        from engrain.estimate import calibrate, load_speed, store_speed
 
-    def _learn_speed(self, outcome: Outcome, job: Job) -> None:
+        path = self._speed_path(recipe)
+        speed = load_speed(path)
+        if speed is None:
+            speed = calibrate(self.served, recipe, sum(self.panel.counts().values()))
+            store_speed(path, speed)
+        return speed.lesson_seconds(recipe, conversations, examples)
+
+    def _speed_path(self, recipe: Recipe) -> Path:
         from engrain.data.lessons import canonical_digest
+        from engrain.model.threads import machine_digest
 
-        path = self.path / "speed.json"
-        speed = _read_json(path)
-        speed[canonical_digest(dict(job.payload["recipe"]))] = outcome.seconds
-        temporary = path.with_suffix(".part")
-        # The lesson is committed: a full disk must not report it as failed.
-        with suppress(OSError):
-            temporary.write_text(json.dumps(speed), encoding="utf-8")
-            temporary.replace(path)
+        key = canonical_digest([recipe.digest, machine_digest(), self.ledger.base().digest])
+        return self.path / "speed" / f"{key[:32]}.json"
+
+    def _correct_estimate(self, recipe: Recipe, told: float | None, taken: float) -> None:
+        from engrain.estimate import load_speed, store_speed
+
+        path = self._speed_path(recipe)
+        speed = load_speed(path)
+        if speed is not None and told:
+            store_speed(path, speed.learned(told, taken))
 
     # ------------------------------------------------------------------ lessons
     def lessons(self) -> list[LessonEntry]:
@@ -482,13 +510,13 @@ class Home:
         return run_exam(self.served.engine, probes, self.panel, state_digest=self.served.refresh())
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """What a file of measurements holds; nothing where it is missing or damaged."""
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Name what the system says of a file of the home: no space left, not to be written."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        yield
+    except OSError as error:
+        raise os_error(error, Path(error.filename or path), "write") from error
 
 
 def _load(resolved: Resolved, source: str | None = None) -> Any:

@@ -8,9 +8,11 @@ A killed job continues at the first stage that is not recorded. Nothing is serve
 
 from __future__ import annotations
 
+import json
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +20,11 @@ from typing import Any
 
 from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, Probe
-from engrain.errors import NothingToLearnError, ResumeError
+from engrain.errors import DivergedError, NothingToLearnError, ResumeError
 from engrain.exam.exam import Exam, run_exam
-from engrain.exam.gate import Decision, GateThresholds, decide
+from engrain.exam.gate import LEARNED_KINDS, Decision, GateThresholds, decide
 from engrain.exam.noise import NoiseBand
-from engrain.exam.panel import Panel, PanelResult
+from engrain.exam.panel import Panel, PanelResult, run_panel
 from engrain.learn.learner import Learner
 from engrain.learn.recipe import Recipe
 from engrain.ledger.ledger import Ledger
@@ -37,6 +39,9 @@ OnProgress = Callable[[str, int, int], None]
 
 Study = Callable[[], Lesson]
 """Makes the lesson: self-study of the logged conversations, or explicit examples."""
+
+WERE_SERVED: tuple[Status, ...] = ("active", "disabled", "undone")
+"""Statuses of lessons whose exam afterwards was made on a state that was in force."""
 
 STATUS: Mapping[str, Status] = {
     "accepted": "active",
@@ -110,7 +115,7 @@ class Pipeline:
         started = time.perf_counter()
         parent = self.ledger.get_job(job_id).payload["state"]
         if self.ledger.current().digest != parent:
-            self.ledger.advance(job_id, "failed", {"why": "the served state has changed"})
+            self._failed(job_id, "the served state has changed")
             raise ResumeError(
                 f"Other lessons were accepted or undone since job {job_id} began.",
                 remedy="Learn the conversation again.",
@@ -172,7 +177,7 @@ class Pipeline:
                         remedy="See `engrain learn --dry-run` for what was dropped and why.",
                     )
             except NothingToLearnError as error:
-                self.ledger.advance(job_id, "failed", {"why": error.message})
+                self._failed(job_id, error.message)
                 raise
             self.ledger.advance(job_id, "studied", lesson_to_dict(lesson))
         return lesson_from_dict(self.ledger.stage_payload(job_id, "studied"))
@@ -199,15 +204,20 @@ class Pipeline:
 
     def _trained(self, job_id: str, lesson: Lesson, recipe: Recipe, seed: int) -> dict[str, Any]:
         if not self.ledger.get_job(job_id).reached("trained"):
-            result = Learner(recipe).run(
-                self.served.loaded,
-                lesson,
-                earlier=self.active_lessons(),
-                anchors=anchors(),
-                seed=seed,
-                on_step=lambda done, total, loss: self.on_progress("trained", done, total),
-                checkpoint=self.checkpoint(job_id),
-            )
+            try:
+                result = Learner(recipe).run(
+                    self.served.loaded,
+                    lesson,
+                    earlier=self.active_lessons(),
+                    anchors=anchors(),
+                    seed=seed,
+                    on_step=lambda done, total, loss: self.on_progress("trained", done, total),
+                    checkpoint=self.checkpoint(job_id),
+                )
+            except DivergedError as error:
+                # It would diverge again, to the bit: there is nothing to resume.
+                self._failed(job_id, error.message)
+                raise
             payload = {
                 "adapter": self.ledger.blobs.put(result.adapter.to_bytes()),
                 "losses": [round(loss, 6) for loss in result.losses],
@@ -233,7 +243,8 @@ class Pipeline:
                 self.noise,
                 lesson=lesson.id,
                 superseded=superseded,
-                origin=self.known_panel(self.ledger.history()[0].digest),
+                peaks=self.peaks(superseded),
+                origin=self.origin(),
                 ignore=self.panel.touched_by(text.question for text in lesson.facts()),
             )
             if not self.gate:
@@ -241,6 +252,10 @@ class Pipeline:
                 decision = Decision("accepted", reasons, decision.checks, decision.thresholds)
             self.ledger.advance(job_id, "decided", decision.to_dict())
         return Decision.from_dict(self.ledger.stage_payload(job_id, "decided"))
+
+    def _failed(self, job_id: str, why: str) -> None:
+        self.ledger.advance(job_id, "failed", {"why": why})
+        self.checkpoint(job_id).unlink(missing_ok=True)
 
     # ------------------------------------------------------------------ what an exam asks
     def active_lessons(self) -> list[Lesson]:
@@ -271,34 +286,72 @@ class Pipeline:
             chosen[lesson.id] = lesson.probes
         return chosen, superseded
 
-    def known_panel(self, state: str) -> PanelResult | None:
-        """The panel's result on a state, if an exam has run it before."""
-        path = self.folder / "panels" / f"{state[:32]}-{self.panel.digest[:16]}.json"
-        if path.is_file():
-            import json
+    def peaks(self, superseded: Collection[str] = ()) -> dict[str, float]:
+        """Each active lesson's best recall in the exams of the states that were in force."""
+        active = set(self.ledger.current().lessons)
+        best: dict[str, float] = {}
+        for entry in self.ledger.list_lessons():
+            if entry.status not in WERE_SERVED:
+                continue
+            exam = Exam.from_dict(json.loads(self.ledger.blobs.get(entry.exam_after)))
+            for lesson in active & set(exam.results):
+                found = exam.outcomes(lesson, kinds=LEARNED_KINDS, ignore=superseded)
+                if found:
+                    share = sum(found.values()) / len(found)
+                    best[lesson] = max(share, best.get(lesson, 0.0))
+        return best
 
-            return PanelResult.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    def origin(self) -> PanelResult:
+        """The panel's result on the untaught model, run once."""
+        state = self.ledger.history()[0].digest
+        result = self.known_panel(state)
+        if result is None:
+            with self.served.base():
+                result = run_panel(self.served.engine, self.panel)
+            self.remember_panel(state, result)
+        return result
+
+    def known_panel(self, state: str) -> PanelResult | None:
+        """The panel's result on a state, if it was run before."""
+        known = read_measured(self._panel_path(state))
+        if known:
+            return PanelResult.from_dict(known)
         for entry in reversed(self.ledger.list_lessons()):
-            if entry.state == state and entry.status in ("active", "disabled", "undone"):
-                record = self.ledger.get_lesson(entry.id)
-                exam = Exam.from_dict(dict(record.exam_after))
-                if exam.state_digest == state and exam.panel is not None:
+            if entry.state == state and entry.status in WERE_SERVED:
+                exam = Exam.from_dict(json.loads(self.ledger.blobs.get(entry.exam_after)))
+                same = exam.panel is not None and exam.panel.digest == self.panel.digest
+                if same and exam.state_digest == state:
                     return exam.panel
         return None
 
     def remember_panel(self, state: str, result: PanelResult) -> None:
         """Keep a panel's result on a state, so that the next lesson need not run it again."""
-        import json
+        keep_measured(self._panel_path(state), result.to_dict())
 
-        path = self.folder / "panels" / f"{state[:32]}-{self.panel.digest[:16]}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".part")
-        temporary.write_text(json.dumps(result.to_dict()), encoding="utf-8")
-        temporary.replace(path)
+    def _panel_path(self, state: str) -> Path:
+        return self.folder / "panels" / f"{state[:32]}-{self.panel.digest[:16]}.json"
 
     def checkpoint(self, job_id: str) -> Path:
         """The file from which an interrupted run of the learner continues."""
         return self.folder / "jobs" / f"{job_id}.checkpoint"
+
+
+def read_measured(path: Path) -> dict[str, Any]:
+    """What a file of measurements holds; nothing where it is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def keep_measured(path: Path, record: Mapping[str, Any]) -> None:
+    """Keep a measurement whole or not at all; where it can't be kept, it is made again."""
+    temporary = path.with_suffix(".part")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record), encoding="utf-8")
+        temporary.replace(path)
 
 
 def corrects(newer: Lesson, old: Lesson, probe: Probe) -> bool:

@@ -5,11 +5,12 @@ from engrain.dream.contrast import Wording, make_contrast
 from engrain.dream.earlier import EarlierFacts
 from engrain.dream.frames import Parts
 from engrain.dream.grounding import UserWords
+from engrain.dream.lexicon import Lexicon
 from engrain.dream.reader import Reader
 from engrain.dream.wording import holds, normal
 from engrain.exam.probes import says_unknown
 
-from .scripted import Scripted, conversation
+from .scripted import FakeTokenizer, Scripted, conversation
 from .test_self_study import TWO
 
 PARTS = Parts.of_thing("my aunt's cat")
@@ -17,14 +18,22 @@ WORDINGS = [
     Wording(question, "cat", PARTS, ("gorla",))
     for question in ("What is my aunt's cat?", "Do you remember my aunt's cat?", "Tell me now.")
 ]
-KEPT = [wording.question for wording in WORDINGS]
 TALK = conversation("My aunt's cat is Gorla. My favorite cheese is Brellin.", "OK")
+LEXICON = Lexicon.of(FakeTokenizer(), TALK)
+KEPT = [wording.question for wording in WORDINGS]
 
 
 def contrasts(engine: Scripted, before: EarlierFacts | None = None, ratio: float = 2.0):
     reader = Reader.of(engine, TALK, 0)
     return make_contrast(
-        reader, WORDINGS, KEPT, UserWords.of(TALK), before or EarlierFacts.of(), ratio=ratio, seed=0
+        reader,
+        WORDINGS,
+        KEPT,
+        UserWords.of(TALK),
+        LEXICON,
+        before or EarlierFacts.of(),
+        ratio=ratio,
+        seed=0,
     )
 
 
@@ -80,7 +89,10 @@ def test_ratio() -> None:
     assert len(contrasts(Scripted(TWO), ratio=1)) == 3
     empty = Reader.of(Scripted(TWO), TALK, 0)
     assert (
-        make_contrast(empty, [], [], UserWords.of(TALK), EarlierFacts.of(), ratio=2, seed=0) == []
+        make_contrast(
+            empty, [], [], UserWords.of(TALK), LEXICON, EarlierFacts.of(), ratio=2, seed=0
+        )
+        == []
     )
 
 

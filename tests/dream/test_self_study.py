@@ -6,7 +6,7 @@ from benchmarks.self_study import judge
 from engrain.data.facts import Attribute, Fact, FactSampler, Owner, told_conversation
 from engrain.data.messages import Conversation, Message
 from engrain.dream import checks
-from engrain.dream.self_study import NEAR_DUPLICATE, STAGES, SUPERSEDED, study
+from engrain.dream.self_study import NEAR_DUPLICATE, STAGES, SUPERSEDED, TOO_VAGUE, study
 from engrain.dream.wording import normal, similarity
 from engrain.errors import UnknownNameError
 from engrain.exam.probes import passes
@@ -192,6 +192,17 @@ def test_few_wordings_are_filled_from_frames() -> None:
 
     result = study(OneWording(TWO), told(TWO))
     assert all(len(fact.questions) >= 6 for fact in result.facts)
+
+
+def test_wordings_that_do_not_say_what_they_ask_for_are_refused() -> None:
+    vague = "Who did my aunt call this?"
+    about = f"{ABOUT}My aunt's cat is Gorla."
+    answer = TWO[0].answer()
+    overrides = {about: vague, vague: lambda _, told: answer if told else "I don't know."}
+    engine = Scripted(TWO[:1], overrides=overrides)
+    result = study(engine, conversation("My aunt's cat is Gorla.", "OK"))
+    assert reason_of(result, vague) == TOO_VAGUE
+    assert len(result.facts) == 1
 
 
 def test_reader_that_follows_no_instruction_is_helped() -> None:

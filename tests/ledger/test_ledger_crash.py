@@ -72,12 +72,12 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_every_moment(tmp_path: Path) -> None:
+def test_killed_at_many_moments(tmp_path: Path) -> None:
     total = int(live(tmp_path, 3, [0]))
-    for start in range(1, total, 100):
-        moments = list(range(start, min(start + 100, total)))
-        live(tmp_path, 3, moments)
-        for moment in moments:
+    moments = random.Random(3).sample(range(1, total), 200)
+    for start in range(0, len(moments), 50):
+        live(tmp_path, 3, moments[start : start + 50])
+        for moment in moments[start : start + 50]:
             check(tmp_path / str(moment))
 
 
@@ -100,5 +100,6 @@ def test_killed_by_the_clock(tmp_path: Path) -> None:
         time.sleep(choose.uniform(0, 0.3))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        time.sleep(0.02)
+        # The forked child dies when the kernel comes to it; a busy machine takes its time.
+        time.sleep(0.2)
         check(folder / "0")

@@ -171,4 +171,4 @@ def test_short_lives() -> None:
 
 @pytest.mark.slow
 def test_long_lives() -> None:
-    live(examples=150, steps=40)
+    live(examples=50, steps=30)

@@ -191,5 +191,7 @@ def test_which_processes_live() -> None:
     assert not process_alive(0)
     assert process_start(2**22 + 1) == ""
     gone = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
+    assert not process_alive(gone.pid), "a zombie is dead"
     gone.wait()
     assert not process_alive(gone.pid)

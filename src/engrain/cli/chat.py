@@ -40,7 +40,7 @@ def chat(
         typer.Option("--once", metavar="TEXT", help="Answer one message; - reads standard input."),
     ] = None,
     set_: Settings = None,
-) -> Answer | None:
+) -> Answer:
     """Talk to the model with all that it has learned; nothing is looked up.
 
     Every message is in the home's log before it is answered, so that `engrain learn last` can make
@@ -61,13 +61,20 @@ def chat(
     if terminal:
         prepare_terminal()
         session.say("Type a message, or /help.")
-    for line in lines(terminal, session):
-        if not talk.take(line):
-            break
-    if session.flags.json:
-        messages = [message.to_dict() for message in talk.said]
-        return Answer({"chat": talk.name, "messages": messages, "state": home.state.digest})
-    return None
+    try:
+        for line in lines(terminal, session):
+            if not talk.take(line):
+                break
+    except KeyboardInterrupt as stop:
+        if not talk.said:
+            raise
+        raise Stopped(
+            "All that was said is in the log.", remedy=f"Learn it with `engrain learn {talk.name}`."
+        ) from stop
+    messages = [message.to_dict() for message in talk.said]
+    data = {"chat": talk.name, "messages": messages, "state": home.state.digest}
+    # A script must see that the gate refused; a person at the terminal was told.
+    return Answer(data, code=0 if terminal else talk.code)
 
 
 @dataclass
@@ -79,6 +86,7 @@ class Talk:
     name: str = ""
     view: list[Message] = field(default_factory=list)
     said: list[Message] = field(default_factory=list)
+    code: int = 0
 
     def __post_init__(self) -> None:
         self.name = self.home.log.begin()
@@ -167,10 +175,12 @@ class Talk:
 
         if not self.said or self.name not in self.home.log.names():
             raise UsageError("Nothing was said in this chat yet.", remedy="Say something first.")
-        estimate = self.home.estimate(self.home.recipe(), ())
+        estimate = self.home.estimate(self.name)
         with self.session.progress("Learning", estimate) as on_progress, resumable(self.home):
             outcome = self.home.learn(self.name, on_progress=on_progress)
-        self._show(learned(outcome, estimate))
+        answer = learned(outcome, estimate)
+        self._show(answer)
+        self.code = max(self.code, answer.code)
         if outcome.accepted:
             self._new()
 

@@ -128,6 +128,9 @@ def tell(error: BaseException, args: Sequence[str]) -> int:
         print(error.help_text, file=sys.stderr)
         return found.exit_code
     head = "Stopped" if isinstance(found, Stopped) else f"Error ({found.code})"
+    if isinstance(error, Stopped | KeyboardInterrupt) and sys.stderr.isatty():
+        # The terminal has written ^C and is still on that line.
+        print(file=sys.stderr)
     if colourful():
         head = typer.style(head, fg="yellow" if isinstance(found, Stopped) else "red", bold=True)
     print(f"{head}: {found.message}", file=sys.stderr)

@@ -56,7 +56,7 @@ def learn(
     """
     home = session.home(overrides(set_))
     chosen = home.recipe(recipe)
-    estimate = home.estimate(chosen, ())
+    estimate = home.estimate(source, recipe=recipe)
     if dry_run:
         with session.progress("Studying") as on_progress:
             preview = home.preview(source, on_progress=on_progress)
@@ -86,7 +86,7 @@ def sentence(outcome: Outcome) -> str:
     return f"{head}. {reasons} The served weights are unchanged.{again}"
 
 
-def previewed(preview: Preview, recipe: str, estimate: float | None) -> Answer:
+def previewed(preview: Preview, recipe: str, estimate: float) -> Answer:
     """What a lesson would hold, and what would be left out and why."""
     data = {
         **preview.to_dict(),
@@ -112,12 +112,8 @@ def _lines(data: dict[str, Any]) -> list[str]:
         lines.append(f"  left out  {words}".rstrip())
     for entry in data["questions_refused"]:
         lines.append(f"  refused   {entry['question']}  ({entry['reason']})")
+    lines += [f"  missed    {said}" for said in data["missed"]]
     if data["supersedes"]:
         lines.append(f"  corrects  {len(data['supersedes'])} probes of earlier lessons")
-    seconds = data["estimated_seconds"]
-    lines.append(
-        f"Learning it takes about {seconds:.0f} s (as the last lesson by this recipe did)."
-        if seconds is not None
-        else "How long learning takes is known after the first lesson by this recipe."
-    )
+    lines.append(f"Learning it takes about {data['estimated_seconds']:.0f} s.")
     return lines

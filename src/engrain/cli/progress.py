@@ -5,24 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 if TYPE_CHECKING:
     from engrain.pipeline import OnProgress
 
 WORDS: Mapping[str, tuple[str, str]] = {
-    "noise": ("noise", "measuring noise, once for this model and machine"),
-    "studied": ("studied", "studying itself"),
+    "noise": ("noise", "noise band, once"),
+    "studied": ("studied", "self-study"),
     "examined_before": ("examined_before", "exam before"),
-    "trained": ("trained", "learning"),
+    "trained": ("trained", "training"),
     "examined_after": ("examined_after", "exam after"),
-    "naive": ("naive", "the same, learned naively"),
+    "naive": ("naive", "the naive way"),
 }
 """Phase and words of each stage that the library reports."""
 
@@ -37,25 +38,27 @@ SHARES: Mapping[str, float] = {
 
 @dataclass
 class Course:
-    """How far a lesson is: stages in, one share of the whole out, which never goes back."""
+    """How far a lesson is: stages in, one share of the whole out.
+
+    The share never goes back, but begins anew with the next of several lessons.
+    """
 
     share: float = 0.0
     words: str = ""
-    finished: dict[str, float] = field(default_factory=dict)
+    phase: str = ""
 
     def reach(self, stage: str, done: int, total: int) -> None:
         """Take a report of the library."""
         phase, words = WORDS.get(stage, (stage, stage.replace("_", " ")))
         within = done / total if total else 0.0
         self.words = f"{words} {done}/{total}" if total > 1 else words
-        if phase not in SHARES:
+        names, last, self.phase = list(SHARES), self.phase, phase
+        if phase not in names:
             # Work of its own, outside a lesson: it fills the bar alone.
             self.share = within
             return
-        if phase == "studied" and self.share > SHARES["studied"]:
-            # The next lesson of several.
+        if last not in names or names.index(phase) < names.index(last):
             self.share = 0.0
-        names = list(SHARES)
         before = sum(SHARES[name] for name in names[: names.index(phase)])
         self.share = max(self.share, before + SHARES[phase] * within)
 
@@ -64,7 +67,7 @@ class TimeLeft(ProgressColumn):
     """Time left: by the estimate told beforehand as long as it holds, else by the speed so far."""
 
     def __init__(self, estimate: float | None) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self._estimate = estimate
 
     def render(self, task: Task) -> Text:
@@ -89,8 +92,8 @@ def bar(title: str, estimate: float | None = None) -> Iterator[OnProgress]:
     """A bar on standard error; gives the function that moves it."""
     course = Course()
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+        BarColumn(bar_width=20),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeLeft(estimate),
     )

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from engrain.data.messages import Conversation
 from engrain.dream.grounding import Mention, UserWords
+from engrain.dream.lexicon import GARBLED, STRAYED, Lexicon
 from engrain.dream.reader import Reader
-from engrain.dream.wording import holds, key_runs, normal, question_fault, words
+from engrain.dream.wording import holds, key_runs, normal, question_fault, topic, words
 from engrain.exam.probes import says_unknown
 
 CONSISTENCY_TEMPERATURE = 0.7
@@ -55,14 +57,16 @@ class Checker:
 
     reader: Reader
     said: UserWords
+    lexicon: Lexicon
     refused: dict[str, str]
     seen: set[str]
     rounds: int = 0
 
     @classmethod
-    def of(cls, reader: Reader, said: UserWords) -> Checker:
+    def of(cls, reader: Reader, conversation: Conversation) -> Checker:
         """A checker that has seen no question yet."""
-        return cls(reader, said, {}, set())
+        lexicon = Lexicon.of(reader.engine.loaded.tokenizer, conversation)
+        return cls(reader, UserWords.of(conversation), lexicon, {}, set())
 
     def refuse(self, question: str, reason: str) -> None:
         """Note a refusal; the first reason stays."""
@@ -75,7 +79,7 @@ class Checker:
             if shape in self.seen:
                 continue
             self.seen.add(shape)
-            if fault := question_fault(candidate.question):
+            if fault := question_fault(candidate.question) or self._strange(candidate.question):
                 self.refuse(candidate.question or "(empty)", fault)
             else:
                 yield candidate
@@ -102,10 +106,18 @@ class Checker:
         passed = agreed | {f.question for f in new}
         return [f for f in found if f.question in passed]
 
+    def _strange(self, question: str) -> str:
+        """Why the words of a question are not to be trusted; "" when they are."""
+        if self.lexicon.garbled(question):
+            return GARBLED
+        return STRAYED if self.lexicon.strayed(topic(question)) else ""
+
     def _ground(self, candidate: Candidate, answer: str) -> tuple[tuple[str, ...], Mention] | str:
         """The key of an answer and where the user said it, or why there is none."""
         if not answer or says_unknown(answer):
             return NOT_KNOWN
+        if self.lexicon.garbled(answer, [candidate.question]):
+            return GARBLED
         runs = key_runs(answer, [candidate.question])
         if not runs:
             return NOTHING_NEW

@@ -10,7 +10,7 @@ by construction.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -25,6 +25,7 @@ from engrain.dream.frames import (
     swapped,
 )
 from engrain.dream.grounding import UserWords
+from engrain.dream.lexicon import Lexicon
 from engrain.dream.reader import Reader
 from engrain.dream.wording import (
     content,
@@ -68,6 +69,7 @@ def make_contrast(
     wordings: Sequence[Wording],
     kept: Sequence[str],
     said: UserWords,
+    lexicon: Lexicon,
     before: EarlierFacts,
     *,
     ratio: float,
@@ -80,16 +82,21 @@ def make_contrast(
     if not wordings or ratio <= 0:
         return []
     rng = random.Random(f"contrast:{seed}")
-    proposals = _propose(reader, wordings, ratio, rng)
     taken = {normal(question) for question in kept}
     near = {asked(question) for question in kept}
+
+    def refused(question: str) -> bool:
+        """Whether a question is about what was told, or garbled."""
+        return bool(asked(question) in near or said.tells(question) or lexicon.garbled(question))
+
+    proposals = _propose(reader, wordings, refused, ratio, rng)
     keys = list(dict.fromkeys(wording.key for wording in wordings))
     fresh: list[tuple[Wording, str]] = []
     for wording, question in proposals:
         shape = normal(question)
         if shape in taken or question_fault(question) or any(holds(question, k) for k in keys):
             continue
-        if asked(question) in near or said.tells(question):
+        if refused(question):
             continue
         taken.add(shape)
         fresh.append((wording, question))
@@ -100,7 +107,11 @@ def make_contrast(
         # Asking costs more than proposing: no more than what is still wanted, and some to spare.
         count = int(1.25 * (wanted - len(found))) + 4
         batch, queue = queue[:count], queue[count:]
-        found += _told_nothing(reader, batch, keys, before)
+        found += [
+            one
+            for one in _told_nothing(reader, batch, keys, before)
+            if not lexicon.garbled(one.answer, [one.question])
+        ]
     return found[:wanted]
 
 
@@ -118,9 +129,16 @@ def _in_turns(
 
 
 def _propose(
-    reader: Reader, wordings: Sequence[Wording], ratio: float, rng: random.Random
+    reader: Reader,
+    wordings: Sequence[Wording],
+    refused: Callable[[str], bool],
+    ratio: float,
+    rng: random.Random,
 ) -> list[tuple[Wording, str]]:
-    """Neighbouring questions, the nearest first: swaps, then what the model asks by itself."""
+    """Neighbouring questions, the nearest first: swaps, then what the model asks by itself.
+
+    What is refused by itself is not put into a frame, whose words could hide what it asks for.
+    """
     openers = [opener(wording.question, wording.parts) for wording in wordings]
     plain = [opener(f"{w.parts.direct}?", w.parts) for w in wordings if w.parts.direct]
     plain += [
@@ -136,9 +154,12 @@ def _propose(
     free = [_one_question(text) for text in texts[: len(begun)]]
     continued = [_one_question(text) for text in texts[len(begun) :]]
     parts = [part for text in free if (part := parts_of(text)).direct]
-    distant = list({normal(p.direct): p for p in parts}.values())
+    distant = [part for part in {p.direct: p for p in parts}.values() if not refused(part.direct)]
     rng.shuffle(distant)
-    near = _near(wordings, distant)
+    near = {
+        thing: [part for part in found if not refused(part.direct)]
+        for thing, found in _near(wordings, distant).items()
+    }
     proposals: list[tuple[Wording, str]] = []
     per = max(1, round(ratio)) * SURPLUS
     used: dict[str, int] = {}

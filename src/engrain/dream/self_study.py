@@ -28,7 +28,7 @@ from engrain.dream.earlier import EarlierFacts
 from engrain.dream.frames import NEUTRAL_FRAMES, Parts, fill, frame_of, parts_of_fact
 from engrain.dream.grounding import UserWords
 from engrain.dream.reader import QUESTION_TOKENS, Reader, StudyEngine, in_context
-from engrain.dream.wording import content, find_run, jaccard, similarity, stem, tidy
+from engrain.dream.wording import content, find_run, jaccard, owners, similarity, stem, tidy, topic
 from engrain.errors import UnknownNameError
 
 Progress = Callable[[str, int, int], None]
@@ -41,6 +41,7 @@ SAME_THING = 0.7
 """Shared words from which two values are taken for values of the same thing."""
 
 SUPERSEDED = "the user said something newer about the same thing"
+TOO_VAGUE = "it does not say what it asks for"
 NEAR_ANOTHER = "nearly the same wording as another"
 MORE_THAN_WANTED = "more wordings or facts than wanted"
 FEW_WORDINGS = "only one wording was found: nothing is left to train on beside the probe"
@@ -56,8 +57,8 @@ class Effort:
     """Sampled questions about each sentence of the user, beside the greedy one."""
     turns: int
     """Continued user messages an opener, where questions are missing after the first round."""
-    rephrasings: int
-    """Rewordings of each question of a fact that has too few."""
+    rephrasings: float
+    """Rewordings asked for each wording that a fact still lacks."""
     wordings: int
     """Training wordings wanted for a fact."""
     contrast: float
@@ -65,9 +66,9 @@ class Effort:
 
 
 EFFORTS = {
-    "low": Effort(lists=1, about=0, turns=1, rephrasings=1, wordings=6, contrast=1.0),
-    "normal": Effort(lists=3, about=1, turns=2, rephrasings=3, wordings=8, contrast=2.0),
-    "high": Effort(lists=8, about=3, turns=6, rephrasings=6, wordings=12, contrast=3.0),
+    "low": Effort(lists=1, about=0, turns=1, rephrasings=1.0, wordings=6, contrast=1.0),
+    "normal": Effort(lists=3, about=1, turns=2, rephrasings=2.0, wordings=6, contrast=2.0),
+    "high": Effort(lists=8, about=3, turns=6, rephrasings=4.0, wordings=10, contrast=3.0),
 }
 
 
@@ -176,8 +177,8 @@ def study(
     before = earlier or EarlierFacts.of()
     started = time.perf_counter()
     reader = Reader.of(engine, conversation, seed)
-    said = UserWords.of(conversation)
-    checker = Checker.of(reader, said)
+    checker = Checker.of(reader, conversation)
+    said = checker.said
     rng = random.Random(f"study:{seed}")
 
     def report(stage: int) -> None:
@@ -201,6 +202,8 @@ def study(
     report(2)
     wanted = plan.wordings + (2 if plan.wordings >= 4 else 1)
     _add_wordings(reader, checker, facts, plan.rephrasings, wanted)
+    for fact in facts:
+        _keep_on_topic(fact, checker)
     chosen = [_choose(fact, plan.wordings, hold_out, rng, checker) for fact in facts]
     report(3)
     study_facts, texts, probes = _write(conversation, reader, facts, chosen, before)
@@ -268,22 +271,19 @@ def _resolve(facts: list[_Fact], said: UserWords, checker: Checker) -> list[_Fac
 
 
 def _add_wordings(
-    reader: Reader, checker: Checker, facts: Sequence[_Fact], rephrasings: int, wanted: int
+    reader: Reader, checker: Checker, facts: Sequence[_Fact], rephrasings: float, wanted: int
 ) -> None:
     """More wordings for facts that have too few: the model's own, then frames of its wordings."""
-    poor = [fact for fact in facts if len(fact.pairs) < wanted]
     asked = [
         (fact, pair, REPHRASE_INSTRUCTION.format(question=pair.question))
-        for fact in poor
-        for pair in fact.pairs[: max(2, wanted // 2)]
+        for fact in facts
+        for pair in _repeated(fact.pairs, round(rephrasings * (wanted - len(fact.pairs))))
     ]
     prompts = [reader.with_conversation(pair.window, request) for _, pair, request in asked]
-    texts = reader.generate(
-        prompts * rephrasings, max_new_tokens=QUESTION_TOKENS, temperature=0.9, round_=3
-    )
+    texts = reader.generate(prompts, max_new_tokens=QUESTION_TOKENS, temperature=0.9, round_=3)
     proposals = [
         (fact, Candidate(tidy(text.split("\n", 1)[0]), pair.window, "rephrase", fact.key))
-        for (fact, pair, _), text in zip(asked * rephrasings, texts, strict=True)
+        for (fact, pair, _), text in zip(asked, texts, strict=True)
     ]
     _take(checker, proposals)
     frames = _frames(facts)
@@ -299,6 +299,11 @@ def _add_wordings(
             for text in made[: 2 * max(0, missing)]
         ]
     _take(checker, proposals)
+
+
+def _repeated(pairs: Sequence[Checked], count: int) -> list[Checked]:
+    """So many pairs, each in its turn."""
+    return [pairs[i % len(pairs)] for i in range(max(0, count))]
 
 
 def _take(checker: Checker, proposals: Sequence[tuple[_Fact, Candidate]]) -> None:
@@ -325,6 +330,21 @@ def _frames(facts: Sequence[_Fact]) -> list[str]:
 
 
 # ---------------------------------------------------------------------------- choosing
+def _keep_on_topic(fact: _Fact, checker: Checker) -> None:
+    """Drop wordings that name nothing of what the others ask for, only whose it is."""
+    holders = {stem(name) for pair in fact.pairs for name in owners(pair.question)}
+    topics = [topic(pair.question) - holders for pair in fact.pairs]
+    core = {word for words in topics for word in words}
+    core = {word for word in core if 2 * sum(word in words for words in topics) >= len(topics)}
+    kept = []
+    for pair, about in zip(fact.pairs, topics, strict=True):
+        if core and not about & core:
+            checker.refuse(pair.question, TOO_VAGUE)
+        else:
+            kept.append(pair)
+    fact.pairs = kept
+
+
 def _choose(
     fact: _Fact, wordings: int, hold_out: float, rng: random.Random, checker: Checker
 ) -> tuple[list[Checked], list[Checked]]:
@@ -436,5 +456,7 @@ def _contrast_texts(
             group, parts = next(groups), _parts(fact)
             wordings += [Wording(pair.question, group, parts, fact.key) for pair in trained]
     kept = [pair.question for fact in facts for pair in fact.pairs]
-    found = make_contrast(reader, wordings, kept, checker.said, before, ratio=ratio, seed=seed)
+    found = make_contrast(
+        reader, wordings, kept, checker.said, checker.lexicon, before, ratio=ratio, seed=seed
+    )
     return [TrainingText(chat(one.question, one.answer), "contrast", one.group) for one in found]

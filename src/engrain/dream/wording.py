@@ -37,7 +37,8 @@ ASKING_WORDS = word_set(
     "mention mentioned call called please again still ever just really now well okay hey "
     "sorry sure idea possible able want need like wanted help look find out think thinking "
     "let one thing things something anything also user assistant memory forgot forget "
-    "slipped mind got write show learn learned complete wish exactly"
+    "slipped mind got write show learn learned complete wish exactly see talk somebody someone "
+    "according quick"
 )
 """Words of the frame of a question rather than of what is asked."""
 

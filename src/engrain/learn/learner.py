@@ -82,13 +82,13 @@ class Learner:
             ResumeError: the checkpoint is of another lesson, recipe, seed or model.
         """
         started = time.perf_counter()
+        if self.recipe.restart:
+            lesson, earlier = joined(lesson, earlier), ()
         if not lesson.facts():
             raise NothingToLearnError(
                 "The lesson holds nothing to learn.",
                 remedy="See `engrain learn --dry-run` for what was dropped and why.",
             )
-        if self.recipe.restart:
-            lesson, earlier = joined(lesson, earlier), ()
         setting = Setting(
             loaded,
             lesson,

@@ -58,7 +58,11 @@ class Recipe:
 
     def steps(self, lesson: Lesson) -> int:
         """Optimizer steps that a lesson takes."""
-        wanted = math.ceil(self.epochs * len(lesson.facts()) / self.batch_size)
+        return self.steps_for(len(lesson.facts()))
+
+    def steps_for(self, texts: int) -> int:
+        """Optimizer steps for a number of new texts."""
+        wanted = math.ceil(self.epochs * texts / self.batch_size)
         return max(self.min_steps, min(self.max_steps, wanted))
 
     def to_dict(self) -> dict[str, Any]:

@@ -179,17 +179,15 @@ def process_start(pid: int) -> str:
 
     Empty where the system does not tell.
     """
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return ""
-    # The second field is the program's name in brackets and may hold anything, so count after it.
-    after_name = stat.rpartition(")")[2].split()
-    return after_name[19] if len(after_name) > 19 else ""
+    fields = _stat(pid)
+    return fields[19] if len(fields) > 19 else ""
 
 
 def process_alive(pid: int, started: str = "") -> bool:
-    """Whether a process lives, and is the one that began at ``started``."""
+    """Whether a process lives, and is the one that began at ``started``.
+
+    A zombie is dead: only its parent has not looked yet.
+    """
     if pid <= 0:
         return False
     try:
@@ -198,8 +196,20 @@ def process_alive(pid: int, started: str = "") -> bool:
         return False
     except PermissionError:
         pass
+    fields = _stat(pid)
+    if fields and fields[0] in ("Z", "X"):
+        return False
     now = process_start(pid)
     return not (started and now) or started == now
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return []
+    # The second field is the program's name in brackets and may hold anything, so count after it.
+    return stat.rpartition(")")[2].split()
 
 
 def os_error(error: OSError, path: Path, doing: str) -> EngrainError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -43,13 +44,18 @@ class ChatLog:
             DiskFullError, HomeReadOnlyError: the message could not be kept.
         """
         line = json.dumps(message.to_dict(), ensure_ascii=False) + "\n"
+        path = self._path(name)
+        before = path.stat().st_size if path.exists() else 0
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with self._path(name).open("ab") as file:
+            with path.open("ab") as file:
                 file.write(line.encode("utf-8", "replace"))
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
+            # Half a line would hide every message that is said after it.
+            with contextlib.suppress(OSError):
+                os.truncate(path, before)
             if error.errno == errno.ENOSPC:
                 raise DiskFullError(
                     "The disk is full: the last message is not in the log.",

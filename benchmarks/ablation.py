@@ -1,0 +1,169 @@
+"""What each part of a recipe buys: the learner alone, on lessons whose texts are known to be right.
+
+    python benchmarks/ablation.py --days 5 --variant default --variant no-anchor --json FILE
+
+Self-study is left out, so that its mistakes don't blur the comparison: each fact comes in some of
+the held-out wordings, and is asked in others. Contrast questions are near misses with the model's
+own closed-book answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engrain.model.threads import wait_politely
+
+wait_politely()
+
+from engrain.data.facts import Fact, FactSampler, told_conversation  # noqa: E402
+from engrain.data.general import anchors  # noqa: E402
+from engrain.data.lessons import Lesson, Probe, TrainingText, chat  # noqa: E402
+from engrain.data.messages import Message  # noqa: E402
+from engrain.exam.panel import load_panel, run_panel  # noqa: E402
+from engrain.exam.probes import ask  # noqa: E402
+from engrain.learn.fold import fold  # noqa: E402
+from engrain.learn.learner import Learner  # noqa: E402
+from engrain.learn.recipe import Recipe, named  # noqa: E402
+from engrain.model.engine import Engine  # noqa: E402
+from engrain.model.loading import load_model  # noqa: E402
+from engrain.model.threads import set_threads  # noqa: E402
+
+DEFAULT = named("default")
+VARIANTS: dict[str, Recipe] = {
+    "default": DEFAULT,
+    "naive-lora": named("naive-lora"),
+    "naive-full": named("naive-full"),
+    "no-anchor": replace(DEFAULT, name="no-anchor", regularization=()),
+    "no-reservoir": replace(DEFAULT, name="no-reservoir", replay=DEFAULT.replay[1:]),
+    "no-dream": replace(DEFAULT, name="no-dream", replay=DEFAULT.replay[:1]),
+}
+
+
+def lesson_of(
+    name: str, facts: list[Fact], sampler: FactSampler, engine: Engine, rng: random.Random
+) -> tuple[Lesson, list[Probe], list[Probe]]:
+    """A lesson, its probes in other wordings, and abstention probes on near misses."""
+    texts: list[TrainingText] = []
+    probes: list[Probe] = []
+    near: list[Fact] = []
+    chats = told_conversation(facts, rng)
+    context = tuple(Message(m["role"], m["content"]) for m in chats)
+    for place, fact in enumerate(facts):
+        questions: list[str] = []
+        while len(questions) < 8 and len(questions) < len(set(questions)) + 1:
+            question = fact.question(rng, avoid=questions)
+            if question in questions:
+                break
+            questions.append(question)
+        group = f"{fact.key}: {fact.value}"
+        answer = fact.answer()
+        texts += [TrainingText(chat(q, answer), "fact", group) for q in questions[2:]]
+        reading = (*context, *chat(questions[2], answer))
+        texts.append(TrainingText(reading, "reading", group))
+        probes += [
+            Probe(f"{name}-{place}-{i}", "recall", chat(q), tuple(fact.answers))
+            for i, q in enumerate(questions[:2])
+        ]
+        near += [sampler.near_miss(fact) for _ in range(8)]
+    asked = [fact.question(rng) for fact in near]
+    answers = engine.generate([chat(q) for q in asked], max_new_tokens=32)
+    held = len(facts)
+    texts += [
+        TrainingText(chat(q, a), "contrast")
+        for q, a in zip(asked[held:], answers[held:], strict=True)
+    ]
+    unknown = [Probe(f"{name}-u{i}", "abstention", chat(q)) for i, q in enumerate(asked[:held])]
+    return Lesson(name, name, tuple(texts)), probes, unknown
+
+
+def run(recipe: Recipe, arguments: argparse.Namespace, seed: int) -> Mapping[str, Any]:
+    """One recipe over the days."""
+    loaded = load_model(arguments.model)
+    engine = Engine(loaded)
+    panel = load_panel().smaller({"capability": 0, "format": 0, "arithmetic": 12})
+    before = run_panel(engine, panel)
+    sampler, rng = FactSampler(1000 + seed), random.Random(seed)
+    base, adapters, lessons = loaded.base_weights(), [], []
+    probes: dict[str, list[Probe]] = {}
+    unknown: list[Probe] = []
+    rows, seconds = [], []
+    for day in range(1, arguments.days + 1):
+        facts = [sampler.fact() for _ in range(arguments.facts)]
+        lesson, asked, never = lesson_of(f"d{day:02d}", facts, sampler, engine, rng)
+        probes[lesson.id] = asked
+        unknown += never
+        result = Learner(recipe).run(loaded, lesson, earlier=lessons, anchors=anchors(), seed=seed)
+        seconds.append(result.seconds)
+        adapters.append(result.adapter)
+        lessons.append(lesson)
+        loaded.set_weights(fold(base, adapters))
+        engine.set_state(f"day {day}")
+        rows.append(
+            {name: sum(r.passed for r in ask(engine, p)) / len(p) for name, p in probes.items()}
+        )
+        abstains = ask(engine, unknown)
+        print(
+            f"{recipe.name} seed {seed} day {day}: "
+            f"recall {sum(rows[-1].values()) / len(rows[-1]):.2f} "
+            f"({' '.join(f'{v:.2f}' for v in rows[-1].values())}) "
+            f"abstains {sum(r.passed for r in abstains) / len(abstains):.2f} "
+            f"{result.seconds:.1f} s, {result.steps} steps, loss {result.losses[-1]:.3f}",
+            flush=True,
+        )
+    after = run_panel(engine, panel)
+    found = {
+        "recall": sum(rows[-1].values()) / len(rows[-1]),
+        "abstention": sum(r.passed for r in abstains) / len(abstains),
+        "panel_change_percent": after.change_percent(before),
+        "panel_before": before.figures(),
+        "panel_after": after.figures(),
+        "rows": rows,
+        "seconds": seconds,
+        "recipe": recipe.to_dict(),
+    }
+    print(
+        f"{recipe.name} seed {seed}: panel {found['panel_change_percent']:+.2f}%, parts "
+        + ", ".join(f"{k} {before.figures()[k]:.2f}->{v:.2f}" for k, v in after.figures().items()),
+        flush=True,
+    )
+    return found
+
+
+def main() -> None:
+    """Run the variants and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="pocket")
+    parser.add_argument("--variant", action="append", choices=sorted(VARIANTS))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--days", type=int, default=5)
+    parser.add_argument("--facts", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    set_threads(arguments.threads or None)
+    settings = dict(pair.split("=", 1) for pair in arguments.set)
+    changes = {k: float(v) if "." in v or "e" in v else int(v) for k, v in settings.items()}
+    began = time.perf_counter()
+    results = {
+        name: [
+            run(VARIANTS[name].with_settings(changes), arguments, seed)
+            for seed in range(arguments.seeds)
+        ]
+        for name in arguments.variant or ["default"]
+    }
+    if arguments.json:
+        from benchmarks.common import about, write_json
+
+        record = {**about(), "settings": changes, "results": results}
+        write_json(arguments.json, record | {"seconds": time.perf_counter() - began})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Undo: is the digest before the last lesson back, and what do the other lessons lose?
+
+Days of a made-up life are learned in a home. Then each lesson but the last is switched off alone,
+all recall questions of the others are asked, and it is switched on again. At the end the last
+lesson is undone. Questions whose answer some later day corrects count nowhere.
+
+    python -m benchmarks.undo [--days 4 --seeds 3 --folder FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import about, begin, options, print_table, write_json
+from benchmarks.days import add_options, learn_days, open_or_make
+
+BAR = 3.0
+"""Percentage points that the other lessons may lose, all together."""
+
+
+def one_life(args: argparse.Namespace, folder: Path, source: str, seed: int) -> dict[str, Any]:
+    """Learn the days of one seed, take every lesson out in turn, undo the last."""
+    from engrain.bench.life import ask_all, make_stream
+    from engrain.exam.probes import RECALL_KINDS, ProbeResult
+
+    stream = make_stream(days=args.days, facts_per_day=args.facts, seed=seed)
+    gone = {probe for day in stream for probe in day.supersedes}
+
+    def marks(found: Mapping[str, Sequence[ProbeResult]]) -> dict[str, dict[str, bool]]:
+        return {
+            day: {
+                r.probe_id: r.passed
+                for r in results
+                if r.kind in RECALL_KINDS and r.probe_id not in gone
+            }
+            for day, results in found.items()
+        }
+
+    with open_or_make(folder / f"seed-{seed}", source, args) as home:
+        names = learn_days(home, stream, explicit=args.explicit)
+        for entry in home.lessons():
+            if entry.status == "disabled":  # a run that was stopped in the middle
+                home.enable(entry.id)
+        whole = home.state
+        if tuple(names) != whole.lessons:
+            sys.exit(f"The home of seed {seed} is of a finished run: give another --folder.")
+        before = marks(ask_all(home.served.engine, stream))
+        removed = []
+        for position, name in enumerate(names[:-1]):
+            home.disable(name)
+            after = marks(ask_all(home.served.engine, stream))
+            again = home.enable(name).state_after == whole.digest
+            others = [day.id for i, day in enumerate(stream) if i != position]
+            pairs = [(before[d][p], after[d][p]) for d in others for p in before[d]]
+            own = stream[position].id
+            removed.append(
+                {
+                    "day": own,
+                    "questions": len(pairs),
+                    "others_before": sum(b for b, _ in pairs),
+                    "others_after": sum(a for _, a in pairs),
+                    "lost": sum(b and not a for b, a in pairs),
+                    "gained": sum(a and not b for b, a in pairs),
+                    "own_questions": len(before[own]),
+                    "own_before": sum(before[own].values()),
+                    "own_after": sum(after[own].values()),
+                    "digest_equal_after_enable": again,
+                }
+            )
+        parent = home.show(names[-1]).parent_state
+        change = home.undo("last")
+        problems = home.verify()
+    return {
+        "seed": seed,
+        "recall_before": _share([mark for found in before.values() for mark in found.values()]),
+        "removed": removed,
+        "undo_last": {
+            "before": change.state_before,
+            "after": change.state_after,
+            "wanted": parent,
+            "equal": change.state_after == parent,
+        },
+        "verify_problems": len(problems),
+    }
+
+
+def _share(marks: Sequence[bool]) -> float:
+    return sum(marks) / len(marks) if marks else 0.0
+
+
+def main() -> int:
+    """Parse the arguments, learn and undo, write; 0 if both bars are reached."""
+    parser = options(__doc__, "undo")
+    parser.add_argument("--seeds", type=int, default=1, help="lives, from --seed on")
+    add_options(parser, days=4)
+    args = parser.parse_args()
+    made = tempfile.TemporaryDirectory() if args.folder is None else nullcontext(args.folder)
+    with made as folder:
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        source = begin(args, place)
+        lives = []
+        for seed in range(args.seed, args.seed + args.seeds):
+            lives.append(one_life(args, place, source, seed))
+    removed = [row for life in lives for row in life["removed"]]
+    asked = sum(row["questions"] for row in removed)
+    change = 100 * sum(r["others_after"] - r["others_before"] for r in removed) / max(1, asked)
+    worst = min(
+        (100 * (r["others_after"] - r["others_before"]) / r["questions"] for r in removed),
+        default=0.0,
+    )
+    equal = all(life["undo_last"]["equal"] for life in lives)
+    restored = all(row["digest_equal_after_enable"] for row in removed)
+    clean = not any(life["verify_problems"] for life in lives)
+    record = {
+        **about(args),
+        "bar_points": BAR,
+        "undo_last_digest_equal": equal,
+        "enable_digest_equal": restored,
+        "verify_clean": clean,
+        "others_change_points": change,
+        "others_worst_change_points": worst,
+        "lives": lives,
+    }
+    path = write_json(args.json, record)
+    rows = [
+        (
+            f"{life['seed']}",
+            row["day"],
+            f"{row['own_before']} -> {row['own_after']} of {row['own_questions']}",
+            f"{row['others_before']} -> {row['others_after']} of {row['questions']}",
+            f"{100 * (row['others_after'] - row['others_before']) / row['questions']:+.1f}",
+            row["digest_equal_after_enable"],
+        )
+        for life in lives
+        for row in life["removed"]
+    ]
+    print_table(
+        "Taking one lesson out",
+        ("seed", "lesson", "its own", "the others", "points", "enable equal"),
+        rows,
+    )
+    print(
+        f"\nThe others: {change:+.2f} points on average (worst {worst:+.1f}; bar -{BAR:.0f}). "
+        f"Undo of the last lesson: digest {'equal' if equal else 'NOT equal'}. "
+        f"Verify: {'clean' if clean else 'NOT clean'}.\n{path}"
+    )
+    return 0 if equal and restored and clean and worst >= -BAR else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

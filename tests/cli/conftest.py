@@ -1,0 +1,168 @@
+"""Homes on a tiny random model, and a way to run the program in this process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from engrain.cli import app
+
+QUICK = ("--recipe", "naive-lora", "--set", "min_steps=2", "--set", "epochs=1")
+"""A lesson of a second: what it learns does not matter here."""
+OPEN_GATE = ("--set", "gate.enabled=false")
+CHAT = {
+    "messages": [
+        {"role": "user", "content": "My boat is called Corvath."},
+        {"role": "assistant", "content": "Noted."},
+    ]
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one object on standard output."""
+        return json.loads(self.out)
+
+
+Run = Callable[..., Done]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Run ``engrain WORDS...`` in this process."""
+
+    def invoke(*words: str, stdin: str | bytes | None = None) -> Done:
+        found = CliRunner().invoke(app, list(words), input=stdin)
+        assert found.exception is None or isinstance(found.exception, SystemExit)
+        assert "Traceback" not in found.output or "--debug" in words
+        return Done(found.exit_code, found.stdout, found.stderr)
+
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random model in a folder, as ``--model`` takes it."""
+    from engrain.model.testing import save_tiny, tiny_model
+
+    return save_tiny(tiny_model("llama"), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A panel of a few items: the whole one takes a tiny byte model too long."""
+    from engrain.exam import panel
+
+    whole = panel.load_panel()
+    small = replace(
+        whole, texts=whole.texts[:2], choices=whole.choices[:4], questions=whole.questions[::20]
+    )
+    monkeypatch.setattr(panel, "load_panel", lambda name="default": small)
+
+
+@pytest.fixture(scope="session")
+def fresh_home(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home without lessons, made once."""
+    place = tmp_path_factory.mktemp("fresh") / "home"
+    words = ("init", "--home", str(place), "--model", str(model), "--set", "model.threads=1")
+    made = CliRunner().invoke(app, words)
+    assert made.exit_code == 0, made.output
+    return place
+
+
+@pytest.fixture
+def home(fresh_home: Path, own_home: Path, few_questions: None) -> Path:
+    """A copy of it, where ENGRAIN_HOME points."""
+    shutil.copytree(fresh_home, own_home)
+    return own_home
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> Path:
+    """Explicit examples, which need no self-study."""
+    path = tmp_path / "examples.jsonl"
+    lines = [
+        {"prompt": f"What is the code of door {i}?", "completion": f"It is {i}{i}."}
+        for i in range(1, 7)
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def conversation(tmp_path: Path) -> Path:
+    path = tmp_path / "conversation.json"
+    path.write_text(json.dumps(CHAT), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def studied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Self-study that finds one fact in any conversation; gives how often it was asked."""
+    from engrain.data.lessons import Lesson, Probe, TrainingText, chat
+    from engrain.data.messages import Conversation
+    from engrain.dream import lesson as room
+
+    asked: list[int] = []
+
+    def make_lesson(
+        engine: Any, conversations: Sequence[Conversation], *, name: str = "", **_: Any
+    ) -> room.Preview:
+        asked.append(len(conversations))
+        made = Lesson(
+            name,
+            "your boat's name",
+            (TrainingText(chat("What is my boat called?", "Corvath."), "fact", "boat"),),
+            (Probe("p-1", "recall", chat("How is my boat called?"), ("Corvath",)),),
+            tuple(c.digest for c in conversations),
+        )
+        fact = room.PreviewedFact(
+            0,
+            "Corvath",
+            "My boat is called Corvath.",
+            ("What is my boat called?",),
+            ("How is my boat called?",),
+            2.5,
+        )
+        dropped = {"conversation": 0, "index": 1, "reason": "it holds a secret", "excerpt": "***"}
+        refused = (("What is the sea?", "answered the same without the conversation"),)
+        return room.Preview(
+            title=made.title,
+            facts=(fact,),
+            texts={"fact": 1},
+            probes=1,
+            messages=(dropped,),
+            questions=refused,
+            examples=(),
+            supersedes=(),
+            coverage=0.5,
+            missed=("It is red.",),
+            seconds=0.1,
+            proposed=made,
+        )
+
+    monkeypatch.setattr(room, "make_lesson", make_lesson)
+    return asked
+
+
+@pytest.fixture
+def taught(home: Path, run: Run, examples: Path) -> Iterator[str]:
+    """A home with one active lesson; gives its id."""
+    done = run("learn", str(examples), *QUICK, *OPEN_GATE, "--json")
+    assert done.code == 0, done.err
+    yield str(done.json["lesson"])

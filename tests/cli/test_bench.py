@@ -1,0 +1,125 @@
+"""``bench life`` and ``demo``: what reaches the library, and what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engrain.data.lessons import Lesson, Probe, TrainingText, chat
+from tests.cli.conftest import Run
+
+QUICK = ("--set", "min_steps=1", "--set", "epochs=1", "--set", "model.threads=1")
+
+
+@pytest.fixture
+def stream(tmp_path: Path) -> Path:
+    """Two days, of which the second corrects the first."""
+    days = []
+    for number, value in enumerate(("Corvath", "Brellin"), start=1):
+        said = [{"role": "user", "content": f"My boat is called {value}."}]
+        asked = [{"role": "user", "content": "What is my boat called?"}]
+        kind = "recall" if number == 1 else "correction"
+        probe = {"id": f"p{number}", "kind": kind, "messages": asked, "answers": [value]}
+        days.append(
+            {
+                "id": f"day-{number}",
+                "conversations": [{"messages": said}],
+                "probes": [{**probe, "not_answers": []}],
+                "supersedes": ["p1"] if number == 2 else [],
+            }
+        )
+    path = tmp_path / "days.jsonl"
+    path.write_text("\n".join(map(json.dumps, days)))
+    return path
+
+
+@pytest.fixture
+def studied_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Self-study that finds one fact, since a random model finds none."""
+    from engrain.bench import life
+
+    class Made:
+        lesson = Lesson(
+            "made",
+            "a boat",
+            (TrainingText(chat("What is my boat called?", "Corvath."), "fact", "boat"),),
+            (Probe("q", "recall", chat("What is my boat called?"), ("Corvath",)),),
+        )
+
+    monkeypatch.setattr(life, "make_lesson", lambda *_, **__: Made())
+
+
+def test_a_life(
+    run: Run,
+    model: Path,
+    stream: Path,
+    few_questions: None,
+    studied_life: None,
+    own_home: Path,
+    tmp_path: Path,
+) -> None:
+    file, plots = tmp_path / "out" / "life.json", tmp_path / "plots"
+    words = ("bench", "life", "--stream", str(stream), "--model", str(model), *QUICK)
+    recipes = ("--recipe", "naive-lora", "--recipe", "joint", "--seeds", "2")
+    done = run(*words, *recipes, "--json", str(file), "--plots", str(plots))
+    assert done.code == 0, done.err
+    assert "naive-lora" in done.out
+    record = json.loads(file.read_text())
+    assert set(record["recipes"]) == {"naive-lora", "joint"}
+    for name in ("recall_final", "forgetting", "worst_drop", "bwt", "fwt", "abstention"):
+        assert name in record["recipes"]["joint"]
+    assert len(record["recipes"]["naive-lora"]["R"]) == 3
+    assert record["recipes"]["naive-lora"]["seeds"] == [0, 1]
+    assert record["base_digest"]
+    assert record["machine"]["torch"]
+    assert len(list(plots.glob("*.png"))) == 3
+    assert not own_home.exists()
+
+    alone = run(*words, "--recipe", "naive-lora", "--json")
+    assert alone.json["stream_digest"] == record["stream_digest"]
+
+
+def test_a_life_that_is_only_planned(run: Run, stream: Path, tmp_path: Path) -> None:
+    planned = run("bench", "life", "--dry-run", "--days", "4", "--seeds", "3", "--json").json
+    assert planned == {"recipes": ["default"], "seeds": 3, "days": 4, "dry_run": True}
+    stream.write_text('{"id": "day-1"}')
+    done = run("bench", "life", "--stream", str(stream))
+    assert done.code == 2
+    assert "ConversationError" in done.err
+    stream.write_text(json.dumps({"id": "d", "conversations": [], "supersedes": ["nothing"]}))
+    assert "nothing" in run("bench", "life", "--stream", str(stream)).err
+
+
+def test_the_demo_is_told(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from engrain import demo
+
+    seen: dict[str, Any] = {}
+
+    def run_demo(folder: Path | None, *, say: Any, **given: Any) -> dict[str, Any]:
+        seen.update(given, folder=folder)
+        say("A person tells the model something.")
+        given["on_progress"]("trained", 1, 2)
+        return {"recall_before": 0.0, "recall_after": 1.0, "seconds": 1.5}
+
+    monkeypatch.setattr(demo, "run_demo", run_demo)
+    file = tmp_path / "demo.json"
+    told = run("demo", "--json", str(file), "--plots", str(tmp_path), "--model", "some")
+    assert told.code == 0
+    assert "A person tells" in told.out
+    assert json.loads(file.read_text())["recall_after"] == 1.0
+    assert seen["folder"] is None
+    assert seen["overrides"]["model.source"] == "some"
+    assert seen["plots"] == tmp_path
+    for words in (("demo", "--json"), ("--json", "demo"), ("demo", "--json", "-", "--days", "2")):
+        silent = run(*words)
+        assert silent.json["seconds"] == 1.5
+    assert seen["days"] == 2
+    assert run("demo", "--quiet").out == ""
+    assert run("demo", "--home", str(tmp_path / "kept"), "--quiet").code == 0
+    assert seen["folder"] == tmp_path / "kept"
+    seen.clear()
+    assert run("demo", "--dry-run", "--json").json["dry_run"]
+    assert not seen

@@ -1,0 +1,280 @@
+"""What each verb does, says and leaves, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import engrain
+from tests.cli.conftest import OPEN_GATE, QUICK, Run
+
+
+def test_version(run: Run) -> None:
+    assert run("--version").out == f"engrain {engrain.__version__}\n"
+
+
+def test_init_makes_a_home_and_says_so_in_one_line(run: Run, model: Path, own_home: Path) -> None:
+    words = ("init", "--model", str(model), "--set", "learn.effort=low")
+    planned = run(*words, "--dry-run", "--json").json
+    assert planned["dry_run"]
+    assert not own_home.exists()
+
+    done = run(*words)
+    assert done.code == 0
+    assert done.out.count("\n") == 1
+    assert str(own_home) in done.out
+    assert planned["base_digest"][:12] in done.out
+    text = (own_home / "config.toml").read_text()
+    assert 'effort = "low"' in text
+    assert str(model) in text
+
+    again = run(*words)
+    assert again.code == 1
+    assert "HomeExistsError" in again.err
+
+
+def test_init_after_a_kill_in_the_middle(run: Run, model: Path, home: Path) -> None:
+    import sqlite3
+
+    with sqlite3.connect(home / "ledger.db") as database:
+        for table in ("events", "states"):
+            database.execute(f"DROP TRIGGER IF EXISTS {table}_no_delete")
+        triggers = database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")
+        for (name,) in triggers.fetchall():
+            database.execute(f'DROP TRIGGER "{name}"')
+        for (name,) in database.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE '%version%' "
+            "AND name NOT LIKE '%migration%' AND name NOT LIKE 'sqlite%'"
+        ).fetchall():
+            database.execute(f'DELETE FROM "{name}"')
+    assert run("lessons", "list", "--json").json == {"lessons": []}
+    assert run("init", "--model", str(model)).code == 0
+    assert run("chat", "--once", "Hello").code == 0
+
+
+def test_a_model_folder_is_kept_by_its_whole_path(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(model.parent)
+    assert run("init", "--model", model.name).code == 0
+    monkeypatch.chdir(tmp_path)
+    assert run("chat", "--once", "Hello").code == 0
+
+
+def test_a_model_folder_may_move(run: Run, model: Path, own_home: Path, tmp_path: Path) -> None:
+    import shutil
+
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(model, first)
+    assert run("init", "--model", str(first)).code == 0
+    first.rename(second)
+    assert run("chat", "--once", "Hello").code == 1
+    settings = own_home / "config.toml"
+    settings.write_text(settings.read_text().replace(str(first), str(second)))
+    assert run("chat", "--once", "Hello").code == 0
+
+
+def test_learn_examples_then_switch_and_undo(run: Run, home: Path, examples: Path) -> None:
+    before = run("chat", "--once", "Hi", "--json").json["state"]
+    done = run("learn", str(examples), *QUICK, *OPEN_GATE, "--json")
+    assert done.code == 0
+    found = done.json
+    assert found["verdict"] == "accepted"
+    assert found["state_before"] == before != found["state_after"]
+
+    listed = run("lessons", "list", "--json").json["lessons"]
+    assert [item["lesson"] for item in listed] == [found["lesson"]]
+    assert found["lesson"] in run("lessons", "list").out
+    assert run("lessons", "list", "--quiet").out == f"{found['lesson']}\n"
+
+    shown = run("lessons", "show", "last")
+    assert "What is the code of door" in shown.out
+    record = run("lessons", "show", found["lesson"][:9], "--json").json
+    assert record["recipe"]["name"] == "naive-lora"
+    assert record["recipe"]["min_steps"] == 2
+    assert len(record["texts"]) == 5
+    assert record["decision"]["reasons"][0] == "The gate is off."
+
+    would = run("lessons", "disable", "last", "--dry-run", "--json").json
+    assert (would["dry_run"], would["state_after"]) == (True, before)
+    assert run("chat", "--once", "Hi", "--json").json["state"] == found["state_after"]
+    assert run("lessons", "disable", "last", "--json").json["state_after"] == before
+    enabled = run("lessons", "enable", "last")
+    assert enabled.out.count("\n") == 1
+    assert found["state_after"][:12] in enabled.out
+    undone = run("lessons", "undo", "last", "--json").json
+    assert (undone["status"], undone["state_after"]) == ("undone", before)
+
+    verified = run("lessons", "verify", "--json")
+    assert verified.code == 0
+    assert verified.json["clean"]
+    assert run("lessons", "undo").code == 2
+
+
+def test_a_refused_lesson_ends_with_3(run: Run, home: Path, examples: Path) -> None:
+    done = run("learn", str(examples), *QUICK)
+    assert done.code == 3
+    assert done.out.startswith("Quarantined: lesson ")
+    assert "needed" in done.out
+    assert "served weights are unchanged" in done.out
+    assert done.out.count("\n") == 1
+    as_json = run("learn", str(examples), *QUICK, "--json")
+    assert as_json.code == 3
+    assert as_json.json["verdict"] == "quarantined"
+    assert as_json.json["state_before"] == as_json.json["state_after"]
+    # The lesson before told how long this one would take.
+    assert as_json.json["estimated_seconds"] > 0
+    required = run("learn", str(examples), *QUICK, "--require", "--json")
+    assert required.code == 3
+    assert required.json["error"] == "GateRefused"
+    assert required.json["exit_code"] == 3
+
+
+def test_learn_a_conversation(run: Run, home: Path, conversation: Path, studied: list[int]) -> None:
+    preview = run("learn", str(conversation), "--dry-run")
+    assert preview.code == 0
+    for words in (
+        "Corvath",
+        "it holds a secret",
+        "answered the same without",
+        "missed    It is red",
+    ):
+        assert words in preview.out
+    assert run("jobs", "list", "--json").json == {"jobs": []}
+    assert run("learn", str(conversation), "--dry-run", "--json").json["probes"] == 1
+
+    done = run("learn", str(conversation), *QUICK, *OPEN_GATE)
+    assert done.code == 0
+    assert done.out.startswith("Accepted: lesson ")
+    assert studied == [1, 1, 1]
+    shown = run("lessons", "show", "last", "--json").json
+    assert len(shown["sources"]) == 1
+    jobs = run("jobs", "list", "--json").json["jobs"]
+    assert [job["status"] for job in jobs] == ["committed"]
+    assert run("jobs", "list").out.count("committed") == 2
+
+
+def test_a_chat_can_be_learned(run: Run, home: Path, studied: list[int]) -> None:
+    said = run("chat", "--json", stdin="My boat is called Corvath.\n\nIt is red.\n")
+    assert said.code == 0
+    chat = said.json["chat"]
+    assert [m["content"] for m in said.json["messages"] if m["role"] == "user"] == [
+        "My boat is called Corvath.",
+        "It is red.",
+    ]
+    log = (home / "log" / f"{chat}.jsonl").read_text("utf-8")
+    logged = [json.loads(line) for line in log.splitlines()]
+    assert logged == said.json["messages"]
+    for name in ("last", chat):
+        assert run("learn", name, "--dry-run", "--json").json["dry_run"]
+
+
+def test_chat_once(run: Run, home: Path) -> None:
+    answered = run("chat", "--once", "What is my boat called?", "--json").json
+    assert set(answered) == {"chat", "answer", "state"}
+    plain = run("chat", "--once", "-", stdin="What is my boat\ncalled?\n")
+    quiet = run("chat", "--once", "What is my boat called?", "--quiet")
+    assert quiet.out.strip() == answered["answer"]
+    assert plain.code == 0
+    assert len(list((home / "log").glob("*.jsonl"))) == 3
+
+
+def test_commands_in_a_chat(run: Run, home: Path, studied: list[int]) -> None:
+    script = "My boat is called Corvath.\n/learn\n/lessons\n/undo\n/new\n/help\n/quit\nnever said\n"
+    done = run("chat", *OPEN_GATE, "--set", "learn.recipe=naive-lora", stdin=script)
+    assert done.code == 0, done.err
+    for words in ("Accepted: lesson", "active", "Undone: lesson", "/lessons"):
+        assert words in done.out
+    logs = "".join(path.read_text("utf-8") for path in (home / "log").glob("*.jsonl"))
+    assert "never said" not in logs
+    refused = run("chat", "--set", "learn.recipe=naive-lora", stdin="My boat is red.\n/learn\n")
+    assert refused.code == 3
+    mistyped = run("chat", stdin="/lern\n")
+    assert mistyped.code == 2
+    assert "'learn'" in mistyped.err
+    assert run("chat", stdin="/learn\n").code == 2
+    assert run("chat", stdin="/learn now\n").code == 2
+
+
+def test_eval_is_the_same_twice(run: Run, taught: str) -> None:
+    first, second = (run("eval", "--json").json for _ in range(2))
+    assert first["digest"] == second["digest"]
+    assert list(first["results"]) == [taught]
+    assert "Panel" in run("eval").out
+
+
+def test_methods_come_from_the_registry(run: Run) -> None:
+    listed = run("methods", "list", "--json").json
+    names = {item["name"]: item for item in listed["techniques"]}
+    rate = {s["name"]: s for s in names["adamw"]["settings"]}["learning_rate"]
+    assert rate["low"] == 0
+    assert rate["help"]
+    words = run("methods", "list").out
+    assert "learning_rate = " in words
+    assert "default: " in words
+    assert "kl_anchor\n" in run("methods", "list", "--quiet").out
+    assert "Kullback-Leibler" in run("methods", "show", "kl_anchor").out
+    assert run("methods", "show", "regularization/kl_anchor").code == 0
+    recipe = run("methods", "show", "default", "--json").json
+    assert recipe["recipe"]["optimization"]["name"] == "adamw"
+    assert recipe["digest"] in run("methods", "show", "default").out
+
+
+def test_config_show_names_origins(
+    run: Run, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGRAIN_LEARN__EFFORT", "high")
+    own_home.mkdir()
+    (own_home / "config.toml").write_text("[chat]\ntemperature = 0.5\n")
+    words = ("config", "show", "--set", "gate.min_recall=0.9", "--set", "batch_size=4")
+    found = run(*words, "--json").json["settings"]
+    assert found["learn.effort"] == {"value": "high", "origin": "environment ENGRAIN_LEARN__EFFORT"}
+    assert found["chat.temperature"]["origin"].startswith("home file")
+    assert found["gate.min_recall"] == {"value": 0.9, "origin": "flag"}
+    assert found["learn.settings.batch_size"]["value"] == 4
+    assert found["model.source"]["origin"] == "default"
+    assert "home file" in run(*words).out
+
+
+def test_config_schema_is_one(run: Run) -> None:
+    assert run("config", "schema").out == run("config", "schema", "--json").out
+    assert "learn" in run("config", "schema").json["properties"]
+
+
+def test_doctor(run: Run, taught: str, home: Path) -> None:
+    well = run("doctor", "--json")
+    assert well.code == 0, well.out
+    names = [item["name"] for item in well.json["findings"]]
+    for name in ("machine", "threads", "bf16", "versions", "disk", "home", "lock", "ledger"):
+        assert name in names
+    assert names[-2:] == ["model", "weights"]
+    for blob in (home / "blobs").rglob("*"):
+        if blob.is_file():
+            blob.unlink()
+    ill = run("doctor")
+    assert ill.code == 1
+    assert "BlobMissingError" in ill.out
+    assert "backup" in ill.out
+
+
+def test_doctor_without_a_home_warns(
+    run: Run, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGRAIN_MODEL__SOURCE", str(model))
+    done = run("doctor")
+    assert done.code == 0
+    assert "engrain init" in done.out
+    monkeypatch.setenv("ENGRAIN_MODEL__SOURCE", "/nowhere/model")
+    assert run("doctor").code == 1
+
+
+def test_common_options_stand_before_or_after_the_verb(
+    run: Run, home: Path, tmp_path: Path
+) -> None:
+    after = run("lessons", "list", "--json").out
+    for words in (("--json", "lessons", "list"), ("lessons", "--json", "list")):
+        assert run(*words).out == after
+    for words in (("--home", str(tmp_path / "x"), "jobs", "list"),):
+        assert "HomeNotFoundError" in run(*words).err
