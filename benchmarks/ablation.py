@@ -46,7 +46,12 @@ VARIANTS: dict[str, Recipe] = {
 
 
 def lesson_of(
-    name: str, facts: list[Fact], sampler: FactSampler, engine: Engine, rng: random.Random
+    name: str,
+    facts: list[Fact],
+    sampler: FactSampler,
+    engine: Engine,
+    rng: random.Random,
+    contrast: int,
 ) -> tuple[Lesson, list[Probe], list[Probe]]:
     """A lesson, its probes in other wordings, and abstention probes on near misses."""
     texts: list[TrainingText] = []
@@ -70,7 +75,9 @@ def lesson_of(
             Probe(f"{name}-{place}-{i}", "recall", chat(q), tuple(fact.answers))
             for i, q in enumerate(questions[:2])
         ]
-        near += [sampler.near_miss(fact) for _ in range(8)]
+        near += [sampler.near_miss(fact) for _ in range(1 + contrast)]
+    # One near miss of each fact is asked afterwards, the others are trained on.
+    near = near[:: 1 + contrast] + [n for i, n in enumerate(near) if i % (1 + contrast)]
     asked = [fact.question(rng) for fact in near]
     answers = engine.generate([chat(q) for q in asked], max_new_tokens=32)
     held = len(facts)
@@ -95,9 +102,16 @@ def run(recipe: Recipe, arguments: argparse.Namespace, seed: int) -> Mapping[str
     rows, seconds = [], []
     for day in range(1, arguments.days + 1):
         facts = [sampler.fact() for _ in range(arguments.facts)]
-        lesson, asked, never = lesson_of(f"d{day:02d}", facts, sampler, engine, rng)
+        lesson, asked, never = lesson_of(
+            f"d{day:02d}", facts, sampler, engine, rng, arguments.contrast
+        )
         probes[lesson.id] = asked
         unknown += never
+        if day == 1:
+            first = ask(engine, [*asked, *never])
+            known = sum(r.passed for r in first[: len(asked)]) / len(asked)
+            abstains_before = sum(r.passed for r in first[len(asked) :]) / len(never)
+            print(f"before day 1: recall {known:.2f}, abstains {abstains_before:.2f}", flush=True)
         result = Learner(recipe).run(loaded, lesson, earlier=lessons, anchors=anchors(), seed=seed)
         seconds.append(result.seconds)
         adapters.append(result.adapter)
@@ -118,6 +132,8 @@ def run(recipe: Recipe, arguments: argparse.Namespace, seed: int) -> Mapping[str
         )
     after = run_panel(engine, panel)
     found = {
+        "recall_before": known,
+        "abstention_before": abstains_before,
         "recall": sum(rows[-1].values()) / len(rows[-1]),
         "abstention": sum(r.passed for r in abstains) / len(abstains),
         "panel_change_percent": after.change_percent(before),
@@ -143,6 +159,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--days", type=int, default=5)
     parser.add_argument("--facts", type=int, default=6)
+    parser.add_argument("--contrast", type=int, default=16, help="near misses for each fact")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", type=Path)

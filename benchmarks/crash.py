@@ -320,7 +320,11 @@ def killed(folder: Path, cycle: Cycle, delay: float) -> tuple[list[tuple[str, st
 
 # ---------------------------------------------------------------------------- afterwards
 def examine(
-    folder: Path, told: Sequence[tuple[str, str]], expected: str, tell: Callable[[str, str], None]
+    folder: Path,
+    life: str,
+    told: Sequence[tuple[str, str]],
+    expected: str,
+    tell: Callable[[str, str], None],
 ) -> None:
     """Open the home after a kill and tell whatever is not as it must be."""
     from engrain.model.digest import tensor_digest
@@ -350,7 +354,8 @@ def examine(
         waiting = [job for job in home.jobs() if not job.finished]
         if waiting:
             tell("went on", "resumed")
-            outcome = home.resume(waiting[-1].id)
+            with opened(folder, gate=life == "refuse") as again:
+                outcome = again.resume(waiting[-1].id)
             tell("same", "yes" if outcome.state_after == expected else "no")
         else:
             tell("went on", "learned")
@@ -369,7 +374,7 @@ def run_cycle(cycle: Cycle, template: Path, folder: Path, delay: float, expected
     try:
         told, cycle.killed, cycle.error = killed(home, cycle, delay)
         cycle.fell = next((v for k, v in reversed(told) if k == "stage"), "log")
-        child, pipe = forked(lambda tell: examine(home, told, expected, tell))
+        child, pipe = forked(lambda tell: examine(home, cycle.life, told, expected, tell))
         with pipe:
             found = [(kind, value) for kind, value, _ in heard(pipe)]
         os.waitpid(child, 0)
@@ -438,8 +443,7 @@ def run(args: Any, folder: Path) -> int:
         for attempt in range(8):
             cycle, part = draw(number, args.seed, attempt)
             delay = part * took[cycle.life].get(cycle.aimed, 0.01)
-            # A refused lesson is resumed here with the gate open, as the accepted one is.
-            cycle = run_cycle(cycle, template, folder, delay, after["learn"])
+            cycle = run_cycle(cycle, template, folder, delay, after[cycle.life])
             if cycle.killed or not cycle.good:
                 break
         cycles.append(cycle)

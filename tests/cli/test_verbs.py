@@ -189,7 +189,8 @@ def test_commands_in_a_chat(run: Run, home: Path, studied: list[int]) -> None:
         assert words in done.out
     logs = "".join(path.read_text("utf-8") for path in (home / "log").glob("*.jsonl"))
     assert "never said" not in logs
-    refused = run("chat", "--set", "learn.recipe=naive-lora", stdin="My boat is red.\n/learn\n")
+    quick = ("--set", "learn.recipe=naive-lora", *QUICK[2:])
+    refused = run("chat", *quick, stdin="My boat is red.\n/learn\n")
     assert refused.code == 3
     mistyped = run("chat", stdin="/lern\n")
     assert mistyped.code == 2

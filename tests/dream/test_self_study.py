@@ -6,6 +6,7 @@ from benchmarks.self_study import judge
 from engrain.data.facts import Attribute, Fact, FactSampler, Owner, told_conversation
 from engrain.data.messages import Conversation, Message
 from engrain.dream import checks
+from engrain.dream.reader import Reader
 from engrain.dream.self_study import NEAR_DUPLICATE, STAGES, SUPERSEDED, TOO_VAGUE, study
 from engrain.dream.wording import normal, similarity
 from engrain.errors import UnknownNameError
@@ -192,6 +193,35 @@ def test_few_wordings_are_filled_from_frames() -> None:
 
     result = study(OneWording(TWO), told(TWO))
     assert all(len(fact.questions) >= 6 for fact in result.facts)
+
+
+def test_wavering_reader_gets_a_second_chance_by_majority() -> None:
+    facts = TWO[:1]
+
+    class Wavers(Scripted):
+        """Never right greedily, mostly right in samples."""
+
+        right = 0.8
+
+        def say(self, prompt: list[Message], rng: random.Random, temperature: float) -> str:
+            text = super().say(prompt, rng, temperature)
+            if text != facts[0].answer():
+                return text
+            return text if temperature and rng.random() < self.right else "I don't know."
+
+    talk = conversation("My aunt's cat is Gorla.", "OK")
+    checker = checks.Checker.of(Reader.of(Wavers(facts), talk, 0), talk)
+    question = checks.Candidate("What is my aunt's cat?", 0, "list")
+    assert checker.check([question]) == []
+    assert checker.refused == {question.question: checks.NOT_KNOWN}
+    (pair,) = checker.vote(checker.said.sentences)
+    assert pair.answer == facts[0].answer() and pair.key == ("gorla",)
+    assert checker.refused == {}
+    Wavers.right = 0.2
+    checker = checks.Checker.of(Reader.of(Wavers(facts), talk, 0), talk)
+    checker.check([question])
+    assert checker.vote(checker.said.sentences) == []
+    assert checker.vote([]) == []
 
 
 def test_wordings_that_do_not_say_what_they_ask_for_are_refused() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engrain.cli.command import FileCommand
-from engrain.cli.session import Answer, DryRun, Session, Settings, overrides, verb
+from engrain.cli.session import Answer, DryRun, Session, Settings, count, overrides, verb
 
 if TYPE_CHECKING:
     from engrain.bench.life import LifeResult
@@ -80,7 +80,7 @@ def life(
             "days": len(days_),
             "dry_run": True,
         }
-        return Answer(data, f"Would learn {len(runs)} lives of {len(days_)} days each.")
+        return Answer(data, f"Would learn {count(len(days_), 'day')} {len(runs)} times.")
     file = Path(json_) if json_ and json_ != "-" else None
     record, results = _run(session, config, days_, runs, file)
     if plots:

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from engrain.cli.session import Answer, Session, verb
+from engrain.cli.session import Answer, Session, count, verb
 from engrain.errors import EngrainError
 
 if TYPE_CHECKING:
@@ -183,7 +183,9 @@ def _ledger(home: Home) -> Iterator[Finding]:
         yield Finding("ledger", "fail", f"{problem.kind}: {problem.message}", problem.remedy)
     if not problems:
         state = home.state.digest[:12]
-        yield Finding("ledger", "ok", f"{len(lessons)} lessons, weights {state}, chain intact")
+        yield Finding(
+            "ledger", "ok", f"{count(len(lessons), 'lesson')}, weights {state}, chain intact"
+        )
 
 
 def _jobs(home: Home) -> Iterator[Finding]:

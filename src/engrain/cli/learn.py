@@ -11,6 +11,7 @@ from engrain.cli.session import (
     DryRun,
     Session,
     Settings,
+    duration,
     overrides,
     resumable,
     verb,
@@ -79,7 +80,7 @@ def sentence(outcome: Outcome) -> str:
     reasons = " ".join(found["reasons"])
     head = f"{found['verdict'].capitalize()}: lesson {found['lesson']} ({found['title']})"
     if outcome.accepted:
-        return f"{head} in {found['seconds']:.0f} s. {reasons}"
+        return f"{head} in {duration(found['seconds'])}. {reasons}"
     again = ""
     if found["verdict"] == "quarantined":
         again = f" `engrain lessons enable {found['lesson']}` would serve it all the same."
@@ -115,5 +116,5 @@ def _lines(data: dict[str, Any]) -> list[str]:
     lines += [f"  missed    {said}" for said in data["missed"]]
     if data["supersedes"]:
         lines.append(f"  corrects  {len(data['supersedes'])} probes of earlier lessons")
-    lines.append(f"Learning it takes about {data['estimated_seconds']:.0f} s.")
+    lines.append(f"Learning it takes about {duration(data['estimated_seconds'])}.")
     return lines

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engrain.cli.session import Answer, DryRun, Session, verb
+from engrain.cli.session import Answer, DryRun, Session, count, verb
 
 if TYPE_CHECKING:
     from engrain.home import Change
@@ -180,16 +180,19 @@ def verify(session: Session) -> Answer:
     """
     home = session.home()
     problems = home.verify()
+    # What is damaged may not even be listed.
+    lessons = [] if problems else home.lessons()
+    states = [] if problems else home.ledger.history()
     data = {
         "clean": not problems,
-        "lessons": len(home.lessons()) if not problems else None,
-        "states": len(home.ledger.history()) if not problems else None,
+        "lessons": len(lessons),
+        "states": len(states),
         "problems": [problem.to_dict() for problem in problems],
     }
     if not problems:
-        words = f"All digests agree: {data['lessons']} lessons, {data['states']} states."
-        return Answer(data, words)
-    lines = [f"{len(problems)} problems:"]
+        found = f"{count(len(lessons), 'lesson')}, {count(len(states), 'state')}"
+        return Answer(data, f"All digests agree: {found}.")
+    lines = [f"{count(len(problems), 'problem')}:"]
     for problem in problems:
         lines.append(f"  {problem.kind} in {problem.where}: {problem.message}")
         if problem.remedy:

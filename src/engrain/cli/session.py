@@ -249,6 +249,16 @@ def overrides(given: Sequence[str] | None) -> dict[str, Any]:
     return found
 
 
+def count(number: int, noun: str) -> str:
+    """So many of something, in words."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, as a person would say it."""
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
 @contextlib.contextmanager
 def resumable(home: Home) -> Iterator[None]:
     """Tell whoever stops a lesson that nothing changed and how to go on."""

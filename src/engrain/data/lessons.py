@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from engrain.data.messages import Conversation, Message
@@ -82,8 +83,7 @@ class TrainingText:
     @property
     def about(self) -> frozenset[str]:
         """The words that say what the fact is about, without its value; empty if not known."""
-        thing, colon, _ = self.group.rpartition(": ")
-        return frozenset(_WORD.findall(thing.casefold())) - _LITTLE if colon else frozenset()
+        return _about(self.group)
 
     def to_dict(self) -> dict[str, Any]:
         """The text as JSON-ready values."""
@@ -101,6 +101,13 @@ class TrainingText:
             record.get("kind", "fact"),
             record.get("group", ""),
         )
+
+
+@lru_cache(maxsize=65_536)
+def _about(group: str) -> frozenset[str]:
+    # Kept: with many lessons, each fact is compared with those of every other lesson.
+    thing, colon, _ = group.rpartition(": ")
+    return frozenset(_WORD.findall(thing.casefold())) - _LITTLE if colon else frozenset()
 
 
 @dataclass(frozen=True, slots=True)

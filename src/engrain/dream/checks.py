@@ -8,16 +8,21 @@ or took back. Each refusal is kept with its reason, in words.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engrain.data.messages import Conversation
-from engrain.dream.grounding import Mention, UserWords
+from engrain.dream.grounding import Mention, Sentence, UserWords
 from engrain.dream.lexicon import GARBLED, STRAYED, Lexicon
 from engrain.dream.reader import Reader
 from engrain.dream.wording import holds, key_runs, normal, question_fault, topic, words
 from engrain.exam.probes import says_unknown
 
 CONSISTENCY_TEMPERATURE = 0.7
+
+VOTES = 5
+"""Sampled answers to a question that gets a second chance."""
+VOTED_QUESTIONS = 3
+"""Most questions about one sentence that get a second chance."""
 
 NOT_KNOWN = "the model found no answer in the conversation"
 NOTHING_NEW = "the answer says nothing that the question does not say"
@@ -60,6 +65,7 @@ class Checker:
     lexicon: Lexicon
     refused: dict[str, str]
     seen: set[str]
+    failed: list[Candidate] = field(default_factory=list)
     rounds: int = 0
 
     @classmethod
@@ -98,13 +104,57 @@ class Checker:
             outcome = self._ground(candidate, answer)
             if isinstance(outcome, str):
                 self.refuse(candidate.question, outcome)
+                self.failed.append(candidate)
             else:
                 where = (candidate.question, candidate.window, candidate.origin)
                 found.append(Checked(*where, answer, *outcome))
         agreed = {c.question for c in todo if c.wanted}
-        new = self._unknown(self._consistent([f for f in found if f.question not in agreed]))
-        passed = agreed | {f.question for f in new}
+        same = self._consistent([f for f in found if f.question not in agreed])
+        wavering = {f.question for f in found} - agreed - {f.question for f in same}
+        self.failed += [c for c in todo if c.question in wavering]
+        passed = agreed | {f.question for f in self._unknown(same)}
         return [f for f in found if f.question in passed]
+
+    def vote(self, missed: Iterable[Sentence]) -> list[Checked]:
+        """A second chance for questions about sentences that nothing was learned from.
+
+        The model answers each several times; what most of the answers say, and passes every other
+        check, counts. The first answer of a weak reader is often not its most common one.
+        """
+        places = {sentence.place for sentence in missed}
+        chosen: dict[int, list[Candidate]] = {}
+        for candidate in self.failed:
+            sentence = self.said.told_in(candidate.question)
+            if sentence is not None and sentence.place in places and not candidate.wanted:
+                chosen.setdefault(sentence.place, []).append(candidate)
+        todo = [c for found in chosen.values() for c in found[:VOTED_QUESTIONS]]
+        answers = self.reader.read(
+            [(c.window, c.question) for c in todo for _ in range(VOTES)],
+            temperature=CONSISTENCY_TEMPERATURE,
+            round_=700,
+        )
+        won = []
+        for number, candidate in enumerate(todo):
+            found = self._most(candidate, answers[number * VOTES : (number + 1) * VOTES])
+            won += [found] if found else []
+        passed = self._unknown(won)
+        for pair in passed:
+            self.refused.pop(pair.question, None)
+        return passed
+
+    def _most(self, candidate: Candidate, answers: Sequence[str]) -> Checked | None:
+        """The pair of the key that most answers give, None without a majority."""
+        by_key: dict[tuple[str, ...], list[Checked]] = {}
+        for answer in answers:
+            outcome = self._ground(candidate, answer)
+            if not isinstance(outcome, str):
+                where = (candidate.question, candidate.window, candidate.origin)
+                by_key.setdefault(outcome[0], []).append(Checked(*where, answer, *outcome))
+        best = max(by_key.values(), key=len, default=[])
+        if 2 * len(best) <= len(answers):
+            return None
+        texts = [pair.answer for pair in best]
+        return max(best, key=lambda pair: texts.count(pair.answer))
 
     def _strange(self, question: str) -> str:
         """Why the words of a question are not to be trusted; "" when they are."""

@@ -151,11 +151,16 @@ class UserWords:
 
     def tells(self, question: str) -> bool:
         """Whether a sentence of the user is about all that a question asks for."""
+        return self.told_in(question) is not None
+
+    def told_in(self, question: str) -> Sentence | None:
+        """The last sentence of the user that is about all that a question asks for."""
         asked = topic(question)
-        return any(
-            asked <= sentence.topic and _same_owner(question, asked, Mention(sentence, "", False))
-            for sentence in self.sentences
-        )
+        for sentence in reversed(self.sentences):
+            mention = Mention(sentence, "", False)
+            if asked <= sentence.topic and _same_owner(question, asked, mention):
+                return sentence
+        return None
 
     def _fit(self, asked: set[str], sentence: Sentence) -> float:
         """How much of what is asked a sentence is about."""

@@ -26,7 +26,7 @@ from engrain.dream.checks import Candidate, Checked, Checker
 from engrain.dream.contrast import Wording, make_contrast
 from engrain.dream.earlier import EarlierFacts
 from engrain.dream.frames import NEUTRAL_FRAMES, Parts, fill, frame_of, parts_of_fact
-from engrain.dream.grounding import UserWords
+from engrain.dream.grounding import Sentence, UserWords
 from engrain.dream.reader import QUESTION_TOKENS, Reader, StudyEngine, in_context
 from engrain.dream.wording import content, find_run, jaccard, owners, similarity, stem, tidy, topic
 from engrain.errors import UnknownNameError
@@ -189,9 +189,9 @@ def study(
     candidates = ask_for_questions(reader, said, lists=plan.lists, about=plan.about)
     report(1)
     passed = checker.check(candidates)
-    found = {pair.mention.sentence.place for pair in passed}
-    missed = [sentence for sentence in said.statements() if sentence.place not in found]
+    missed = _missed(said, passed)
     passed += checker.check(ask_again(reader, missed, turns=plan.turns, about=plan.about))
+    passed += checker.vote(_missed(said, passed))
     facts = _group(passed)
     facts = _resolve(facts, said, checker)
     if len(facts) > max_facts:
@@ -231,6 +231,12 @@ def study(
 
 
 # ---------------------------------------------------------------------------- facts
+def _missed(said: UserWords, passed: Iterable[Checked]) -> list[Sentence]:
+    """The sentences that may tell something and that no accepted question came from."""
+    found = {pair.mention.sentence.place for pair in passed}
+    return [sentence for sentence in said.statements() if sentence.place not in found]
+
+
 def _group(pairs: Iterable[Checked]) -> list[_Fact]:
     """Pairs with the same value, said in the same sentence or of the same thing, are one fact."""
     facts: list[_Fact] = []

@@ -98,7 +98,8 @@ class Lora(Architecture):
         """The tensors and settings of PEFT's two files."""
         import peft
 
-        tensors = peft.get_peft_model_state_dict(self._wrapped)
+        # No embeddings are wrapped; looking for resized ones would ask the hub for the base model.
+        tensors = peft.get_peft_model_state_dict(self._wrapped, save_embedding_layers=False)
         record = self._wrapped.peft_config["default"].to_dict()
         # PEFT keeps target modules as a set: sort them so that equal adapters have equal bytes.
         settings = {key: _plain(value) for key, value in sorted(record.items())}
