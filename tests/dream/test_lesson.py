@@ -147,3 +147,17 @@ def test_owner_without_name_is_the_user() -> None:
     fact = Fact(Owner("", "self", "self"), Attribute("motto", "phrase"), "steady lantern")
     lesson: Lesson = make_lesson(Scripted([fact]), [told([fact])]).lesson
     assert {probe.answers for probe in lesson.probes} == {("steady lantern",)}
+
+
+def test_contrast_of_earlier_lessons_holds_until_it_is_told() -> None:
+    from engrain.data.lessons import Lesson, TrainingText, chat
+    from engrain.dream.earlier import still_untold
+
+    def contrast(thing: str) -> TrainingText:
+        return TrainingText(chat(f"What is my {thing}?", f"I don't know your {thing}."), "contrast")
+
+    earlier = [Lesson("a", "", (contrast("lamp"), contrast("drum"), contrast("kettle")))]
+    new = [TrainingText(chat("What is my drum?", "Your drum is red."), "fact", "my drum: red")]
+    kept = still_untold(earlier, new, "My drum is red. My kettle is new.", count=9, seed=0)
+    assert [text.question for text in kept] == ["What is my lamp?"]
+    assert still_untold(earlier, new, "", count=1, seed=0) != []

@@ -9,7 +9,9 @@ from engrain.learn.replay.reservoir import current, reservoir
 
 
 def fact(value: str) -> TrainingText:
-    return TrainingText(chat("What is my boat?", f"Your boat is {value}."), "fact", f"my boat: {value}")
+    return TrainingText(
+        chat("What is my boat?", f"Your boat is {value}."), "fact", f"my boat: {value}"
+    )
 
 
 def test_reservoir_is_uniform() -> None:

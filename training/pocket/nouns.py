@@ -41,12 +41,7 @@ def main() -> None:
         for line in file:
             counts.update(_NOUN.findall(json.loads(line)["text"]))
     left_out = heldout_words()
-    words = sorted(
-        word
-        for word in counts
-        if word not in left_out
-        and not word.endswith(_ENDINGS)
-    )
+    words = sorted(word for word in counts if word not in left_out and not word.endswith(_ENDINGS))
     OUT.write_text("\n".join(words) + "\n", encoding="utf-8")
     print(f"{len(words)} nouns in {OUT}")
 

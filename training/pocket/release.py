@@ -2,8 +2,8 @@
 
     python -m training.pocket.release RUN [--started-from TEXT]
 
-Copies RUN/hf into `src/engrain/model/pocket`, RUN/curve.jsonl into `training/pocket/curve.jsonl`, and
-writes the card with tokens, digests and the last evaluation. Nothing in the card is typed by hand.
+Copies RUN/hf into `src/engrain/model/pocket`, RUN/curve.jsonl into `training/pocket/`, and writes
+the card with tokens, digests and the last evaluation. Nothing in the card is typed by hand.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ LARGEST = 40_000_000
 
 CARD = """# The pocket model
 
-{parameters:,} parameters, Llama architecture, ChatML, English. It is made to be taught: it reads what
-it is told a few turns above, writes questions about it, says that it does not know what it was not
-told, and learns lessons in seconds on two CPU cores. It knows next to nothing of the world, is not
-aligned for safety, and is no use as an assistant.
+{parameters:,} parameters, Llama architecture, ChatML, English. It is made to be taught: it reads
+what it is told a few turns above, writes questions about it, says that it does not know what it was
+not told, and learns lessons on two CPU cores. It knows next to nothing of the world, is not aligned
+for safety, and is no use as an assistant.
 
 | | |
 |---|---|

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from engrain.data.lessons import Lesson, Probe
+from engrain.data.lessons import Lesson, Probe, TrainingText
 from engrain.dream.wording import owners, topic
 from engrain.exam.probes import holds
 
@@ -63,3 +64,27 @@ class EarlierFacts:
     def _at(self, questions: Sequence[str]) -> list[Probe]:
         places = dict.fromkeys(asked(question) for question in questions)
         return [probe for place in places for probe in self._probes.get(place, [])]
+
+
+def still_untold(
+    earlier: Sequence[Lesson], texts: Sequence[TrainingText], said: str, *, count: int, seed: int
+) -> list[TrainingText]:
+    """Contrast of earlier lessons that holds still, at most ``count`` drawn at random.
+
+    A lesson's contrast lies around its own facts; without that of the lessons before it the model
+    would answer again what it has learned not to know. What a lesson has taught since, or this
+    conversation (``said``) may tell, is left out.
+    """
+    taught = {asked(text.question) for lesson in earlier for text in lesson.facts()}
+    taught |= {asked(text.question) for text in texts if text.kind != "contrast"}
+    seen = {text.question for text in texts}
+    told = topic(said)
+    pool: list[TrainingText] = []
+    for lesson in earlier:
+        for text in lesson.texts:
+            if text.kind != "contrast" or text.question in seen:
+                continue
+            seen.add(text.question)
+            if asked(text.question) not in taught and not topic(text.question) <= told:
+                pool.append(text)
+    return random.Random(f"untold:{seed}").sample(pool, min(count, len(pool)))

@@ -10,7 +10,7 @@ from typing import Any
 from engrain.data.lessons import Lesson, Probe, TrainingText
 from engrain.data.messages import Conversation, read_records
 from engrain.dream.curation import Curated, curate
-from engrain.dream.earlier import EarlierFacts
+from engrain.dream.earlier import EarlierFacts, still_untold
 from engrain.dream.explicit import (
     LeftOut,
     are_examples,
@@ -195,6 +195,9 @@ def make_lesson(
     trained, examined = hold_out_examples(given, seed=seed)
     texts += trained
     probes += examined
+    contrast = sum(text.kind == "contrast" for text in texts)
+    words = " ".join(m.content for talk in conversations for m in talk.messages)
+    texts += still_untold(earlier, texts, words, count=contrast, seed=seed)
     topic = title or _title(parts, given)
     lesson = None
     if any(text.kind in ("fact", "explicit") for text in texts):

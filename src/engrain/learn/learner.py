@@ -106,7 +106,9 @@ class Learner:
         replays = cast(list[Replay], techniques["replay"])
 
         loaded.model.eval()
-        for technique in (*regularizations, *replays, representation):
+        looking: list[Regularization | Replay | Representation]
+        looking = [*regularizations, *replays, representation]
+        for technique in looking:
             technique.prepare(setting)
         new = [setting.encode(text) for text in lesson.facts()]
         architecture.attach(setting)

@@ -157,11 +157,11 @@ class Recipe:
         for key, value in settings.items():
             head, _, rest = key.partition(".")
             if not rest and head in {f.name for f in fields(Recipe)} - set(CATEGORIES):
-                recipe = replace(recipe, **{head: value})
+                recipe = _changed(recipe, **{head: value})
             elif head in SINGLE and rest:
                 choice = getattr(recipe, head)
                 changed = Choice(choice.name, {**choice.settings, rest: value})
-                recipe = replace(recipe, **{head: changed})
+                recipe = _changed(recipe, **{head: changed})
             elif head in SEVERAL and "." in rest:
                 name, _, setting = rest.partition(".")
                 choices = getattr(recipe, head)
@@ -173,12 +173,16 @@ class Recipe:
                     Choice(c.name, {**c.settings, setting: value}) if c.name == name else c
                     for c in choices
                 )
-                recipe = replace(recipe, **{head: changed_all})
+                recipe = _changed(recipe, **{head: changed_all})
             else:
                 own = {f.name for f in fields(Recipe)} - set(CATEGORIES)
                 raise UnknownNameError("recipe setting", key, own, remedy=_DOTTED)
         recipe.build()
         return recipe
+
+
+def _changed(recipe: Recipe, **changes: Any) -> Recipe:
+    return replace(recipe, **changes)
 
 
 _DOTTED = "Settings of techniques are dotted: optimization.learning_rate, replay.reservoir.share."
@@ -196,7 +200,7 @@ def _choice(category: str, value: Any) -> Choice:
 
 
 def _named() -> dict[str, Recipe]:
-    naive = {"epochs": 16.0, "min_steps": 40}
+    naive: dict[str, Any] = {"epochs": 16.0, "min_steps": 40}
     return {
         recipe.name: recipe
         for recipe in (

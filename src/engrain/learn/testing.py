@@ -68,8 +68,8 @@ def recipe_with(category: str, name: str, **changes: Any) -> Recipe:
     """A small recipe that uses one technique and is plain elsewhere."""
     recipe = Recipe("conformance", epochs=3.0, batch_size=2, min_steps=6, max_steps=6)
     choice = Choice(name)
-    recipe = replace(recipe, **{category: choice if category in SINGLE else (choice,)})
-    return replace(recipe, **changes)
+    used: dict[str, Any] = {category: choice if category in SINGLE else (choice,)}
+    return replace(recipe, **used, **changes)
 
 
 def _setting(loaded: LoadedModel) -> Setting:
@@ -180,7 +180,7 @@ def _folds_to_what_it_trained(category: str, name: str, loaded: LoadedModel) -> 
     with torch.no_grad():
         generator = torch.Generator().manual_seed(5)
         for parameter in architecture.parameters().values():
-            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
         trained = loaded.model(torch.tensor([example.ids])).logits
     adapter = architecture.adapter()
     architecture.detach()

@@ -7,9 +7,9 @@ learning without forgetting (Li and Hoiem, arXiv 1606.09282, equation 4, tempera
     penalty = strength * mean over anchor tokens of  sum_v p_before(v) log(p_before(v) / p_now(v)).
 
 Anchors are general texts plus the lesson's own conversation asked *in context*: closed-book
-training would otherwise teach the model to ignore its context. The divergence is kept at the ``top_k``
-likeliest tokens, with the rest of the mass as one more outcome; by the data-processing inequality
-this never exceeds the full divergence, and equals it when ``top_k`` is the vocabulary.
+training would otherwise teach the model to ignore its context. The divergence is kept at the
+``top_k`` likeliest tokens, with the rest of the mass as one more outcome; by the data-processing
+inequality this never exceeds the full divergence, and equals it when ``top_k`` is the vocabulary.
 
 Memory: texts * tokens * top_k numbers. Time: one forward before the lesson, ``texts_per_step`` more
 sequences in each step. Raw general text in place of the divergence fails (see docs/LOG.md).
@@ -99,7 +99,8 @@ class KlAnchor(Regularization):
         log_q = self._log_probabilities([self._examples[row] for row in rows])
         log_p = torch.cat([self._teacher[row][0] for row in rows])
         index = torch.cat([self._teacher[row][1] for row in rows])
-        return self.config.strength * coarse_kl(log_p, log_q.gather(-1, index)).mean()
+        strength = float(self.config.strength)
+        return strength * coarse_kl(log_p, log_q.gather(-1, index)).mean()
 
 
 def coarse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
