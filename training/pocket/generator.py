@@ -74,6 +74,7 @@ TRAIN = Tables(
     verb_share=0.22,
 )
 _OPEN_ATTRIBUTE_SHARE = 0.35
+_QUESTION_LOSS_SHARE = 0.2  # what is asked next is mostly chance: noise, beyond learning to ask
 _OPEN_OWNER_SHARE = 0.15
 _INVENTED_NOUN_SHARE = 0.4
 _NOUNS = (Path(__file__).parent / "nouns.txt").read_text(encoding="utf-8").split()
@@ -839,6 +840,9 @@ def generate(
     )
     talk = Talk(rng, max(60, budget))
     _KINDS[kind or rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]](talk)
+    if rng.random() >= _QUESTION_LOSS_SHARE:
+        for message in talk.messages:
+            message["loss"] = message["loss"] and message["role"] != "user"
     return talk.messages
 
 

@@ -2,8 +2,8 @@
 
 Each recipe learns the same stream from the same base weights: self-study of the day's
 conversations, a run of the learner, the fold, and all probes of all days in free generation, which
-gives one row of the accuracy matrix. The gate is asked and its verdict recorded, but it does not
-stop the stream: the matrix shows what learning alone does.
+gives one row of the accuracy matrix. The gate is not asked: the matrix shows what learning alone
+does, good or bad.
 """
 
 from __future__ import annotations

@@ -72,13 +72,13 @@ def chat(
             "All that was said is in the log.", remedy=f"Learn it with `engrain learn {talk.name}`."
         ) from stop
     messages = [message.to_dict() for message in talk.said]
-    data: dict[str, object] = {
+    whole: dict[str, object] = {
         "chat": talk.name,
         "messages": messages,
         "state": home.state.digest,
     }
     # A script must see that the gate refused; a person at the terminal was told.
-    return Answer(data, code=0 if terminal else talk.code)
+    return Answer(whole, code=0 if terminal else talk.code)
 
 
 @dataclass

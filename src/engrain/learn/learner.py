@@ -15,7 +15,7 @@ from engrain.data.examples import Batch, Example
 from engrain.data.lessons import Lesson, TrainingText, canonical_digest
 from engrain.errors import DivergedError, NothingToLearnError
 from engrain.learn.checkpoint import Checkpoint
-from engrain.learn.memory import peak_memory_bytes
+from engrain.learn.memory import peak_memory_bytes, reset_peak
 from engrain.learn.recipe import Recipe
 from engrain.learn.replay.reservoir import current, walk
 from engrain.learn.technique import (
@@ -82,6 +82,7 @@ class Learner:
             ResumeError: the checkpoint is of another lesson, recipe, seed or model.
         """
         started = time.perf_counter()
+        reset_peak()
         if self.recipe.restart:
             lesson, earlier = joined(lesson, earlier), ()
         if not lesson.facts():
