@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,45 +63,70 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny(tiny_model("llama"), tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture
-def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A panel of a few items: the whole one takes a tiny byte model too long."""
+def ask_little(patch: pytest.MonkeyPatch) -> None:
     from engrain.exam import panel
 
     whole = panel.load_panel()
     small = replace(
         whole, texts=whole.texts[:2], choices=whole.choices[:4], questions=whole.questions[::20]
     )
-    monkeypatch.setattr(panel, "load_panel", lambda name="default": small)
-
-
-@pytest.fixture(scope="session")
-def fresh_home(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home without lessons, made once."""
-    place = tmp_path_factory.mktemp("fresh") / "home"
-    words = ("init", "--home", str(place), "--model", str(model), "--set", "model.threads=1")
-    made = CliRunner().invoke(app, words)
-    assert made.exit_code == 0, made.output
-    return place
+    patch.setattr(panel, "load_panel", lambda name="default": small)
 
 
 @pytest.fixture
-def home(fresh_home: Path, own_home: Path, few_questions: None) -> Path:
-    """A copy of it, where ENGRAIN_HOME points."""
-    shutil.copytree(fresh_home, own_home)
-    return own_home
+def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A panel of a few items: the whole one takes a tiny byte model too long."""
+    ask_little(monkeypatch)
 
 
-@pytest.fixture
-def examples(tmp_path: Path) -> Path:
-    """Explicit examples, which need no self-study."""
-    path = tmp_path / "examples.jsonl"
+def write_examples(path: Path) -> Path:
     lines = [
         {"prompt": f"What is the code of door {i}?", "completion": f"It is {i}{i}."}
         for i in range(1, 7)
     ]
     path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def homes(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A home without lessons and one with one, made once; what was measured is in both."""
+    place = tmp_path_factory.mktemp("homes")
+    fresh, taught = place / "fresh", place / "taught"
+    begin = ("init", "--home", str(fresh), "--model", str(model), "--set", "model.threads=1")
+    learn = ("learn", str(write_examples(place / "examples.jsonl")), "--home", str(taught))
+    with pytest.MonkeyPatch.context() as patch:
+        ask_little(patch)
+        made = CliRunner().invoke(app, begin)
+        assert made.exit_code == 0, made.output
+        shutil.copytree(fresh, taught)
+        made = CliRunner().invoke(app, [*learn, *QUICK, *OPEN_GATE])
+        assert made.exit_code == 0, made.output
+    for name in ("noise", "panels", "speed"):
+        if (taught / name).is_dir():
+            shutil.copytree(taught / name, fresh / name)
+    return fresh, taught
+
+
+@pytest.fixture
+def home(homes: tuple[Path, Path], own_home: Path, few_questions: None) -> Path:
+    """A copy of the home without lessons, where ENGRAIN_HOME points."""
+    shutil.copytree(homes[0], own_home)
+    return own_home
+
+
+@pytest.fixture
+def taught(homes: tuple[Path, Path], home: Path, run: Run) -> str:
+    """A home with one active lesson instead; gives its id."""
+    shutil.rmtree(home)
+    shutil.copytree(homes[1], home)
+    return run("lessons", "list", "--quiet").out.strip()
+
+
+@pytest.fixture
+def examples(tmp_path: Path) -> Path:
+    """Explicit examples, which need no self-study."""
+    return write_examples(tmp_path / "examples.jsonl")
 
 
 @pytest.fixture
@@ -158,11 +183,3 @@ def studied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(room, "make_lesson", make_lesson)
     return asked
-
-
-@pytest.fixture
-def taught(home: Path, run: Run, examples: Path) -> Iterator[str]:
-    """A home with one active lesson; gives its id."""
-    done = run("learn", str(examples), *QUICK, *OPEN_GATE, "--json")
-    assert done.code == 0, done.err
-    yield str(done.json["lesson"])
