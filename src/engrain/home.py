@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from engrain.config import HOME_FILE, Origin, Resolved, home_folder, resolve, to_toml
+from engrain.config import HOME_FILE, GateConfig, Origin, Resolved, home_folder, resolve, to_toml
 from engrain.data.lessons import Lesson
 from engrain.data.messages import Conversation, Message
 from engrain.errors import (
@@ -24,6 +24,7 @@ from engrain.errors import (
     GateRefused,
     HomeExistsError,
     HomeNotFoundError,
+    ResumeError,
 )
 from engrain.ledger.blobs import BlobStore
 from engrain.ledger.ledger import Ledger
@@ -292,6 +293,9 @@ class Home:
                 "state": self.state.digest,
                 "lesson": self.ledger.new_lesson_id(),
                 "estimate": self._estimate(chosen, conversations, len(examples)),
+                # Fixed before training: a resumed job is judged by the same thresholds.
+                "gate": asdict(self.config.gate),
+                "panel": self.panel.digest,
             }
             job = self.ledger.create_job("learn", payload)
             self.ledger.advance(job, "logged")
@@ -325,8 +329,15 @@ class Home:
             return self._study(conversations, examples, name, on_progress).lesson
 
         seed = int(job.payload["seed"])
+        if job.payload["panel"] != self.panel.digest:
+            self.ledger.advance(job_id, "failed", {"why": "the panel has changed"})
+            raise ResumeError(
+                f"The panel has changed since job {job_id} began: exams can't be compared.",
+                remedy="Learn the conversation again.",
+            )
         with _named_errors(self.path):
-            outcome = self.pipeline(on_progress).run(job_id, recipe, seed, study)
+            pipeline = self.pipeline(on_progress, gate=GateConfig(**job.payload["gate"]))
+            outcome = pipeline.run(job_id, recipe, seed, study)
         if not job.reached("studied"):
             # A resumed job did part of its work before: its seconds would mislead.
             self._correct_estimate(recipe, job.payload.get("estimate"), outcome.seconds)
@@ -340,19 +351,24 @@ class Home:
         return outcome
 
     def pipeline(
-        self, on_progress: OnProgress | None = None, *, noise: NoiseBand | None = None
+        self,
+        on_progress: OnProgress | None = None,
+        *,
+        noise: NoiseBand | None = None,
+        gate: GateConfig | None = None,
     ) -> Pipeline:
         """The stages of a lesson, with this home's model, panel, thresholds and noise band."""
         from engrain.exam.gate import GateThresholds
 
+        gate = gate or self.config.gate
         pipeline = Pipeline(
             ledger=self.ledger,
             served=self.served,
             panel=self.panel,
-            thresholds=GateThresholds.from_config(self.config.gate),
+            thresholds=GateThresholds.from_config(gate),
             noise=noise or self.noise(on_progress),
             folder=self.path,
-            gate=self.config.gate.enabled,
+            gate=gate.enabled,
         )
         return replace(pipeline, on_progress=on_progress) if on_progress else pipeline
 

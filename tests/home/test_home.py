@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -687,6 +688,30 @@ def test_a_job_on_a_state_of_yesterday(tmp_path: Path, reopen: Opened) -> None:
     assert home.state.digest == after.state_after == live_digest(home)
     with pytest.raises(UsageError):
         home.resume("last")
+    assert home.verify() == []
+
+
+def test_thresholds_and_panel_are_those_of_the_beginning(
+    tmp_path: Path, reopen: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = reopen()
+
+    def stop(name: str, done: int, total: int) -> None:
+        if (name, done) == ("trained", 2):
+            raise StoppedError
+
+    for _ in range(2):
+        with pytest.raises(StoppedError):
+            home.learn(examples_file(tmp_path, 4), on_progress=stop)
+    first, second = (job.id for job in home.jobs()[-2:])
+    gate = home.ledger.get_job(second).payload["gate"]
+    strict = dataclasses.replace(home.config.gate, enabled=True, min_recall=1.0)
+    home.config = dataclasses.replace(home.config, gate=strict)
+    outcome = home.resume(second)
+    assert outcome.accepted and not gate["enabled"]
+    home.__dict__["panel"] = home.panel.smaller({"loss": 1})
+    with pytest.raises(ResumeError):
+        home.resume(first)
     assert home.verify() == []
 
 
