@@ -321,8 +321,11 @@ def test_a_full_disk_while_learning(
     waiting = [
         j["job"] for j in run("jobs", "list", "--json").json["jobs"] if j["stage"] != "committed"
     ]
-    # Both go on where the disk was full; the gate of a resumed job is that of the home.
-    assert [run("jobs", "resume", job).code for job in waiting[:2]] == [3, 3]
+    # The first goes on where the disk was full, by the gate of its beginning; it is accepted, so
+    # the second stands on a state that is no longer served.
+    assert run("jobs", "resume", waiting[0]).code == 0
+    stale = run("jobs", "resume", waiting[1])
+    assert (stale.code, "Error (ResumeError)" in stale.err) == (1, True)
 
 
 def test_a_full_disk_in_a_chat(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

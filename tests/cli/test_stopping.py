@@ -40,8 +40,8 @@ def test_a_lesson_that_is_stopped_can_be_resumed(
     planned = run("jobs", "resume", job, "--dry-run", "--json").json
     assert planned["stage"] == "examined_before"
     resumed = run("jobs", "resume", job, "--json")
-    # The gate was closed in the resumed run, and a random model learns nothing in two steps.
-    assert resumed.code == 3
+    # The gate was open when the job began, and so it is in the resumed run.
+    assert resumed.code == 0
     assert resumed.json["job"] == job
     again = run("jobs", "resume", job)
     assert again.code == 2

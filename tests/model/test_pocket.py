@@ -3,8 +3,6 @@
 import hashlib
 import json
 
-import pytest
-
 from engrain.data.lessons import chat
 from engrain.model.engine import Engine
 from engrain.model.loading import POCKET_FOLDER, load_model
@@ -40,15 +38,27 @@ def test_card_names_the_digests_of_the_files() -> None:
         assert hashlib.sha256((POCKET_FOLDER / name).read_bytes()).hexdigest() in card
 
 
-@pytest.mark.parametrize(
-    ("told", "question", "value"),
-    [
-        ("My dog is called Bruno.", "What is my dog called?", "Bruno"),
-        ("I live in Lisbon.", "Where do I live?", "Lisbon"),
-    ],
-)
-def test_it_reads_what_it_is_told(told: str, question: str, value: str) -> None:
+TOLD = [
+    ("My dog is called Bruno.", "What is my dog called?", "Bruno"),
+    ("I live in Lisbon.", "Where do I live?", "Lisbon"),
+    ("My sister's favorite color is green.", "What is my sister's favorite color?", "green"),
+    ("My boss is called Martha.", "Who is my boss?", "Martha"),
+    ("My car is a red Volvo.", "What is my car?", "Volvo"),
+    ("My locker code is 4821.", "What is my locker code?", "4821"),
+    ("My birthday is May 4.", "When is my birthday?", "May 4"),
+    ("My dentist is Dr. Vomer.", "Who is my dentist?", "Vomer"),
+    ("My favorite food is soup.", "What is my favorite food?", "soup"),
+    ("I work as a baker.", "What is my job?", "baker"),
+    ("My cat's name is Milo.", "What is my cat's name?", "Milo"),
+    ("My meeting is on Friday.", "When is my meeting?", "Friday"),
+]
+
+
+def test_it_reads_most_of_what_it_is_told_and_knows_none_of_it_otherwise() -> None:
+    """A check that the right weights are in place; how well it reads is a benchmark's to say."""
     engine = Engine(load_model("pocket"))
-    closed, read = engine.generate([chat(question), chat(told, "Thank you.", question)])
-    assert value in read
-    assert value not in closed
+    read = engine.generate([chat(told, "Thank you.", asked) for told, asked, _ in TOLD])
+    closed = engine.generate([chat(asked) for _, asked, _ in TOLD])
+    values = [value for _, _, value in TOLD]
+    assert sum(value in answer for value, answer in zip(values, read, strict=True)) >= 8
+    assert not any(value in answer for value, answer in zip(values, closed, strict=True))
