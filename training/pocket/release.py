@@ -43,6 +43,8 @@ Last evaluation in training, 60 questions each on six facts told in the same con
 The held-out relations, owners, wordings and values (`src/engrain/data/facts_heldout.py`; values by
 a hash) are never used by the generator that trained it, and the product's exams use only those.
 {caveat}
+The held-out exam was read while the generator was developed, so its figures are those of a
+development set.
 """
 
 
