@@ -45,15 +45,18 @@ from engrain.data.facts import (  # noqa: E402
     with_article,
 )
 from training.pocket import tables, wordings  # noqa: E402
+from training.pocket.copying import copying  # noqa: E402
+from training.pocket.frames import OpenWordings, open_noun, open_verb  # noqa: E402
 from training.pocket.world import WORLD_FACTS  # noqa: E402
 
 WEIGHTS = {
-    "tell": 0.45,
-    "system": 0.12,
-    "closed": 0.08,
-    "study": 0.15,
-    "skills": 0.12,
-    "document": 0.08,
+    "tell": 0.44,
+    "system": 0.11,
+    "closed": 0.06,
+    "study": 0.14,
+    "skills": 0.08,
+    "document": 0.07,
+    "copying": 0.1,
 }
 UNKNOWN_SHARE = 0.25
 CORRECTION_SHARE = 0.3
@@ -66,7 +69,7 @@ TRAIN = Tables(
     tables.OWNERS,
     tables.ATTRIBUTES,
     tables.VERBS,
-    wordings.TRAIN_WORDINGS,
+    OpenWordings(wordings.STATEMENTS, wordings.QUESTIONS, wordings.CORRECTIONS),
     False,
     compose=tables.compose,
     self_share=0.3,
@@ -76,8 +79,7 @@ TRAIN = Tables(
 _OPEN_ATTRIBUTE_SHARE = 0.35
 _QUESTION_LOSS_SHARE = 0.2  # what is asked next is mostly chance: noise, beyond learning to ask
 _OPEN_OWNER_SHARE = 0.15
-_INVENTED_NOUN_SHARE = 0.4
-_NOUNS = (Path(__file__).parent / "nouns.txt").read_text(encoding="utf-8").split()
+_OPEN_VERB_SHARE = 0.35
 _UNCLEAR = (
     "Did I tell",
     "Have I",
@@ -149,15 +151,17 @@ def _owner(rng: random.Random, cls: str = "") -> Owner:
     while True:
         owner = TRAIN.owner(rng)
         if owner.sort in ("my", "our") and rng.random() < _OPEN_OWNER_SHARE:
-            owner = replace(owner, name=_open_noun(rng))
+            owner = replace(owner, name=open_noun(rng))
         if not cls or owner.cls == cls or {cls, owner.cls} <= _KIN:
             return owner
 
 
 def _relation(owner: Owner, rng: random.Random) -> Relation:
     relation = TRAIN.relation(owner, rng)
-    if isinstance(relation, Attribute) and rng.random() < _OPEN_ATTRIBUTE_SHARE:
-        word, r = _open_noun(rng), rng.random()
+    if isinstance(relation, Verb):
+        return open_verb(rng, relation) if rng.random() < _OPEN_VERB_SHARE else relation
+    if rng.random() < _OPEN_ATTRIBUTE_SHARE:
+        word, r = open_noun(rng), rng.random()
         if r < 0.45:
             noun = word
         elif r < 0.75:
@@ -165,16 +169,9 @@ def _relation(owner: Owner, rng: random.Random) -> Relation:
         elif r < 0.9:
             noun = f"favorite {word}"
         else:
-            noun = f"{_open_noun(rng)} {word}"
+            noun = f"{open_noun(rng)} {word}"
         relation = replace(relation, noun=noun)
     return relation
-
-
-def _open_noun(rng: random.Random) -> str:
-    """A noun of any spelling: with a closed list the model learns the list, not to copy."""
-    if rng.random() < _INVENTED_NOUN_SHARE:
-        return pseudo(rng, 2, 3)
-    return _NOUNS[int(rng.random() * len(_NOUNS))]
 
 
 class Talk:
@@ -828,6 +825,7 @@ _KINDS = {
     "study": _study,
     "skills": _skills,
     "document": _document,
+    "copying": copying,
 }
 
 

@@ -23,6 +23,10 @@ _NOUN = re.compile(
     r"(?=\s+(?:was|is|of|in|on|at|and|to|had|with|for|that|which|from)\b|[.,;!?])"
 )
 _ENDINGS = ("ing", "ed", "ly", "s", "est")
+_UNWANTED = frozenset(  # old books use words that no example of ours should
+    "bosom breast cock corpse devil gipsy heathen idiot murder murderer orgy redskin slave slut"
+    " squaw suicide".split()
+)
 
 
 def heldout_words() -> frozenset[str]:
@@ -40,7 +44,7 @@ def main() -> None:
     with gzip.open(arguments.data / "books.jsonl.gz", "rt", encoding="utf-8") as file:
         for line in file:
             counts.update(_NOUN.findall(json.loads(line)["text"]))
-    left_out = heldout_words()
+    left_out = heldout_words() | _UNWANTED
     words = sorted(word for word in counts if word not in left_out and not word.endswith(_ENDINGS))
     OUT.write_text("\n".join(words) + "\n", encoding="utf-8")
     print(f"{len(words)} nouns in {OUT}")
