@@ -2,8 +2,10 @@
 
     python -m training.anchors.build --data ../shared/data
 
-Dialogues of Synthetic-Persona-Chat (validation split, CC BY 4.0); the panel is built from the test
-split, so no text is in both.
+Half are dialogues of Synthetic-Persona-Chat (validation split, CC BY 4.0); the panel is built from
+the test split, so no text is in both. Half are made by the generator of the pocket model, from its
+training relations: someone tells things and asks for them, or asks for what was never told. What a
+closed-book lesson damages first is just that: reading the context, and saying "I don't know".
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import json
 import random
 from pathlib import Path
 
+from training.pocket.generator import generate
+
 OUT = Path("src/engrain/data/general/anchors.json.gz")
 SOURCE = {
     "name": "Synthetic-Persona-Chat, validation split",
@@ -21,13 +25,31 @@ SOURCE = {
     "licence": "CC BY 4.0",
     "changes": "dialogues cut to their first turns, roles renamed to user and assistant",
 }
+MADE = {
+    "name": "dialogues of training/pocket/generator.py, training relations",
+    "address": "this repository",
+    "licence": "Apache-2.0",
+    "changes": "none",
+}
+KINDS = ("tell", "system", "closed", "tell", "document", "closed")
+MADE_TOKENS = 130
+
+
+def made(count: int) -> list[list[dict[str, str]]]:
+    """Short dialogues that tell and ask."""
+    rng = random.Random(20261123)
+    texts = []
+    for number in range(count):
+        messages = generate(rng, MADE_TOKENS, KINDS[number % len(KINDS)])
+        texts.append([{"role": m["role"], "content": m["content"]} for m in messages])
+    return texts
 
 
 def main() -> None:
     """Write the package's anchor file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=240)
+    parser.add_argument("--count", type=int, default=120, help="texts of each source")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     path = arguments.data / "pretrain" / "synthetic_persona_chat.jsonl.gz"
@@ -46,7 +68,8 @@ def main() -> None:
         if len(piece) >= 4 and sum(len(m["content"]) for m in piece) < 700:
             texts.append([{"role": m["role"], "content": m["content"]} for m in piece])
     texts = texts[: arguments.count]
-    record = {"version": "1", "source": SOURCE, "texts": texts}
+    texts = [text for pair in zip(texts, made(len(texts)), strict=True) for text in pair]
+    record = {"version": "2", "sources": [SOURCE, MADE], "texts": texts}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     raw = json.dumps(record, ensure_ascii=False, sort_keys=True).encode()
     # No time stamp in the header, so that equal texts give equal files.

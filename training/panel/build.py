@@ -23,7 +23,7 @@ from engrain.data.lessons import Probe, chat
 from engrain.data.messages import Message
 from engrain.exam.panel import AskItem, ChoiceItem, LossText, Panel
 
-VERSION = "1"
+VERSION = "2"
 PANEL_SEED = 915_000
 """Reserved: the sampler seeds 915000 to 915999 belong to the panel."""
 

@@ -123,9 +123,10 @@ _CALLS = _parts("""
     If you still know | Without looking | As a test | In your own words | After all I said
     Going by what I said | As I told you | From memory | Back to business
 """)
-_CAN = _parts(
-    "Can you | Could you | Will you | Would you | Can you please | Could you kindly | May I ask you to"
-)
+_CAN = _parts("""
+    Can you | Could you | Will you | Would you | Can you please | Could you kindly
+    May I ask you to
+""")
 _GIVE = _parts("""
     tell me | say | remind me | repeat | let me know | find out | check | confirm | explain
     write | show me | work out | think of | bring back | recall | share | read out | recite | type

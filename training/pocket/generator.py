@@ -2,7 +2,8 @@
 
 `generate(rng)` gives one dialogue whose messages say where loss is taken; `exam(rng)` gives
 conversations that end in a question. Training draws only from `tables`/`wordings` and from the
-training half of the values; `exam(rng, "heldout")` only from `engrain.data.facts`' own tables.
+training half of the values; `exam(rng, "heldout")` only from `engrain.data.facts`' own tables,
+`exam(rng, "development")` from the set that curves are drawn on.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ from engrain.data.facts import (  # noqa: E402
     is_heldout,
     make_value,
     pseudo,
+    unseen_tables,
     with_article,
 )
-from training.pocket import tables, wordings  # noqa: E402
+from training.pocket import development, tables, wordings  # noqa: E402
 from training.pocket.copying import copying  # noqa: E402
 from training.pocket.frames import OpenWordings, open_noun, open_verb  # noqa: E402
 from training.pocket.world import WORLD_FACTS  # noqa: E402
@@ -76,6 +78,13 @@ TRAIN = Tables(
     named_share=0.17,
     verb_share=0.22,
 )
+DEVELOPMENT = unseen_tables(
+    development.OWNERS,
+    development.ATTRIBUTES,
+    development.VERBS,
+    Wordings(development.STATEMENTS, development.QUESTIONS, development.CORRECTIONS),
+)
+_HALVES = {"train": TRAIN, "development": DEVELOPMENT, "heldout": HELDOUT}
 _OPEN_ATTRIBUTE_SHARE = 0.35
 _QUESTION_LOSS_SHARE = 0.2  # what is asked next is mostly chance: noise, beyond learning to ask
 _OPEN_OWNER_SHARE = 0.15
@@ -853,9 +862,9 @@ def exam(
     "recall" and "correction" hold the right value in `answers`; "abstention" has no answers and
     wants "don't know" ("do not know"). `not_answers` never belong in the reply.
     """
-    if relations not in ("train", "heldout"):
-        raise ValueError(f"relations must be 'train' or 'heldout', not {relations!r}")
-    half = HELDOUT if relations == "heldout" else TRAIN
+    if relations not in _HALVES:
+        raise ValueError(f"relations must be one of {', '.join(_HALVES)}, not {relations!r}")
+    half = _HALVES[relations]
     out = []
     for number in range(n):
         place = number % 20

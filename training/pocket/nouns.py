@@ -16,6 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from engrain.data import facts_heldout
+from training.pocket import development
 
 OUT = Path(__file__).parent / "nouns.txt"
 _NOUN = re.compile(
@@ -30,8 +31,9 @@ _UNWANTED = frozenset(  # old books use words that no example of ours should
 
 
 def heldout_words() -> frozenset[str]:
-    """Every word of the held-out relations and owners."""
-    text = f"{facts_heldout.ATTRIBUTES} {facts_heldout.OWNERS} {facts_heldout.VERBS}"
+    """Every word of the relations and owners that are kept out of training."""
+    kept_out = (facts_heldout, development)
+    text = " ".join(f"{half.ATTRIBUTES} {half.OWNERS} {half.VERBS}" for half in kept_out)
     return frozenset(re.findall(r"[a-z]+", text.lower()))
 
 

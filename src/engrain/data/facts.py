@@ -45,13 +45,13 @@ __all__ = [
     "Wordings",
     "cap",
     "fits_beside",
-    "heldout_tables",
     "is_heldout",
     "make_value",
     "parse_attributes",
     "parse_verbs",
     "pseudo",
     "told_conversation",
+    "unseen_tables",
     "with_article",
 ]
 
@@ -401,22 +401,20 @@ class Tables:
         return self.make(owner, another, rng)
 
 
-def heldout_tables() -> Tables:
-    """The tables of this package: what the pocket model never trained on."""
-    attributes = parse_attributes(_held.ATTRIBUTES)
-    verbs = parse_verbs(_held.VERBS)
-    names = filter(None, map(str.strip, _held.OWNERS.replace("\n", ",").split(",")))
-    owners = [Owner(name) for name in names]
+def unseen_tables(owners: str, attributes: str, verbs: str, wordings: Wordings) -> Tables:
+    """Tables that the pocket model never trained on, with values of the held-out half."""
+    parsed, acts = parse_attributes(attributes), parse_verbs(verbs)
+    names = filter(None, map(str.strip, owners.replace("\n", ",").split(",")))
     return Tables(
-        owners,
-        {"self": attributes, "person": attributes},
-        {"self": verbs, "person": verbs},
-        HELDOUT_WORDINGS,
+        [Owner(name) for name in names],
+        {"self": parsed, "person": parsed},
+        {"self": acts, "person": acts},
+        wordings,
         True,
     )
 
 
-HELDOUT = heldout_tables()
+HELDOUT = unseen_tables(_held.OWNERS, _held.ATTRIBUTES, _held.VERBS, HELDOUT_WORDINGS)
 
 
 class FactSampler:

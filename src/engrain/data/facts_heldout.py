@@ -3,97 +3,107 @@
 from __future__ import annotations
 
 OWNERS = """
-godmother, roommate, landlady, mentor, barber, plumber, gardener, goddaughter, penfriend, supervisor
-intern, lawyer, housemate, apprentice, accountant, tenant, therapist, hostess
+stepson, stepsister, stepdaughter, son-in-law, great-aunt, granddaughter, godfather, half-brother
+coworker, bandmate, schoolmate, ex-husband, handyman, chaplain, chiropodist, bookkeeper
+receptionist, nutritionist, psychologist, caregiver
 """
 
 # "kind = noun phrases"; no head noun of these occurs in the training tables
 ATTRIBUTES = """
-food = favorite cheese, favorite dumpling, favorite porridge, favorite pastry, favorite casserole
-  favorite curry, favorite cocktail, favorite smoothie, favorite biscuit, favorite marmalade
-  favorite chutney, pizza topping, signature recipe
-person = dentist, hairdresser, babysitter, chiropractor, optician, chauffeur, nemesis, sidekick
-  idol, soulmate, bodyguard
-name = nickname, alias, surname, pseudonym, username, callsign
-code = passcode, voicemail PIN, padlock combination, license plate, gift voucher
-number = jersey, queue position, high score, raffle bet, monthly quota, archery average
-time = bedtime, curfew, dinner reservation, submission deadline
-weekday = payday, laundry slot, karaoke session
-date = wedding anniversary, graduation, stage debut, expiry
-place = birthplace, hideout, honeymoon resort, workplace, campsite, hometown, jogging trail
-color = bedroom wallpaper, nail polish, lipstick, hair dye, bathrobe
-object = talisman, souvenir, heirloom, keepsake, Halloween costume, chess trophy
-word = ringtone, screensaver, lullaby, safeword
-sport = pastime, workout, guilty pleasure
-animal = college mascot, forearm tattoo, family emblem
-job = profession, side hustle, dream career
-brand = toothpaste, shampoo, perfume, laptop, wristwatch, headset, detergent, skateboard, lawnmower
-phrase = motto, catchphrase, mantra, campaign slogan
-title = favorite novel, favorite sitcom, favorite musical, favorite podcast
-material = mattress, staircase
-u:dollars = weekly allowance, monthly rent
-u:minutes = daily commute
+food = favorite entree, favorite starter, favorite brunch, favorite delicacy, favorite beverage
+  favorite indulgence, favorite burger, favorite stir-fry, favorite pudding, usual takeout
+  late-night craving
+person = pediatrician, physiotherapist, dermatologist, driving instructor, wedding planner, nanny
+  veterinarian, realtor, orthodontist, seamstress, archenemy
+name = gamertag, moniker, stage persona, codename, email login
+code = locker combo, postcode, student ID, garage keycode, Wi-Fi passkey, office extension
+  booking reference
+number = email backlog, wedding headcount, bench press, cholesterol, IQ
+time = hotel checkout, soccer kickoff, flight takeoff, daily stand-up, daycare drop-off, dinnertime
+weekday = late shift, choir rehearsal, evening seminar, math tutoring, toddler playgroup, weigh-in
+date = christening, housewarming, family reunion, senior prom, lease renewal, flu vaccination
+  theater audition
+place = favorite hangout, weekend getaway, wedding venue, current residence, next layover
+  homeland, alma mater, preschool
+color = raincoat, winter beanie, bathroom rug, swimsuit, duvet, hoodie, handbag, eyeliner, yoga mat
+object = favorite trinket, travel memento, latest splurge, favorite collectible, charity donation
+  stocking stuffer
+word = phone hotspot, watchword, favorite typeface, favorite buzzword
+sport = forte, school elective, main extracurricular, favorite distraction, latest craze
+animal = biggest phobia, profile avatar, family crest, favorite critter
+job = vocation, weekend gig, career aspiration
+brand = deodorant, mouthwash, moisturizer, smartphone, blender, toaster, dishwasher, motorcycle
+  health insurer, web browser
+phrase = favorite proverb, favorite idiom, profile tagline, laptop passphrase, yearbook caption
+title = favorite thriller, favorite documentary, favorite audiobook, favorite memoir
+  favorite cookbook
+material = kitchen countertop, headboard, bathtub, bookshelf
+u:dollars = monthly mortgage, hourly wage, college tuition
+u:minutes = morning jog, daily meditation, afternoon siesta
 """
 
 # "auxiliary|question word|verb/its form|with the value|as asked|kind"
 VERBS = """
-be|what||terrified of {v}|-|animal
-be|what||obsessed with {v}|-|sport
-was|where||raised in {v}|raised|place
-was|who||inspired by {v}|-|person
-do|what|collect/collects|pictures of {v}|-|creature
-do|where|volunteer/volunteers|in {v}||place
-do|who|adore/adores|{v}|-|person
-do|what|crave/craves|{v} at midnight|-|food
-do|what|subscribe/subscribes|to {v}|-|title
-did|where|graduate/graduated|from {v}|-|place
-did|what|inherit/inherited|{v}|-|object
-did|what|adopt/adopted|{v} at the shelter|-|creature
-did|what|misplace/misplaced|{v}|-|object
-did|who|befriend/befriended|{v} in college|-|person
+be|what||frightened of {v}|-|animal
+be|what||hopeless at {v}|-|sport
+be|what||hooked on {v}|-|title
+be|who||engaged to {v}|-|person
+was|where||stationed in {v}|stationed|place
+was|who||named after {v}|-|person
+was|who||coached by {v}|-|person
+was|what||bitten by {v}|-|creature
+do|who|confide/confides|in {v}|-|person
+do|who|resemble/resembles|{v}|-|person
+do|what|detest/detests|{v}|-|food
+did|where|relocate/relocated|to {v}|-|place
+did|what|donate/donated|{v}|-|object
+did|what|binge-watch/binge-watched|{v}|-|title
+did|what|devour/devoured|{v} for breakfast|for breakfast|food
 """
 
 STATEMENTS = (
-    "Just so you are aware, {s}.",
-    "Fun fact: {s}.",
-    "Please note: {s}.",
-    "Let me mention that {s}.",
-    "For the record, {s}.",
-    "It turns out that {s}.",
-    "Put this in your notes: {s}.",
-    "It may help you to know that {s}.",
-    "Did I mention that {s}?",
-    "People hardly believe it, but {s}.",
-    "I should add that {s}.",
-    "As for {n}, that would be {v}.",
-    "When it comes to {n}, it is {v}.",
-    "We can agree that {n} is nothing other than {v}.",
+    "Quick heads-up, {s}.",
+    "I keep forgetting to tell you that {s}.",
+    "So that you have the full picture: {s}.",
+    "You might want to jot this down: {s}.",
+    "Not sure it matters, but {s}.",
+    "While I think of it, {s}.",
+    "You may find this useful later: {s}.",
+    "Here is a small detail for you. {S}.",
+    "{S}, if I have not said so already.",
+    "I was just telling my neighbor that {s}.",
+    "In case it ever comes up, {s}.",
+    "I am not sure you heard this yet: {s}.",
+    "You can put down {v} as {n}.",
+    "If anyone asks about {n}, say {v}.",
 )
 
 QUESTIONS = (
-    "I forgot {n}, what was it?",
-    "Name {n}, please.",
-    "Any idea {e}?",
-    "It slipped my mind {e}.",
-    "Would you happen to know {e}?",
-    "Could you look up {e} for me?",
-    "I cannot recall {e}.",
-    "Quiz time: {q}?",
-    "Have you noted {e}?",
-    "Prove that you listened: {q}?",
-    "Hey, help me out here, {q}?",
-    "Please state {e}.",
-    "What might {n} be?",
-    "My memory fails me. {Q}?",
-    "Someone wants to hear {e}.",
+    "I have completely blanked on {e}.",
+    "Quick question for you. {Q}?",
+    "Someone just asked me {e}. What should I say?",
+    "It is on the tip of my tongue. {Q}?",
+    "Sorry to ask again, but {q}?",
+    "I should know this, but {q}?",
+    "Before I leave, I need to know {e}.",
+    "Going by what I said earlier, {q}?",
+    "Can you check your notes and tell me {e}?",
+    "What would you say if somebody asked you {e}?",
+    "Let me see if you were paying attention: {q}?",
+    "Do you have a record of {e}?",
+    "I was trying to work out {e}. Can you help?",
+    "What do you have written down for {n}?",
+    "{N}, what was that again?",
+    "Before I forget to ask, {q}?",
 )
 
 CORRECTIONS = (
-    "Scratch what you heard before: {s}, not {o}.",
-    "I misspoke about this. In truth, {s}, not {o}.",
-    "An update, please forget {o}: {s}.",
-    "Things are different: {s}. Drop {o} from your notes.",
-    "I no longer stand by {o}: {s}.",
+    "Oops, I gave you the wrong answer: {s}, not {o}.",
+    "I got mixed up earlier when I said {o}. In fact, {s}.",
+    "You can cross out {o}. The truth is that {s}.",
+    "If you wrote down {o}, please change that, because {s}.",
+    "Sorry, it was wrong to say {o}. What I meant is that {s}.",
+    "I checked again, and {s}. Saying {o} was a mistake on my part.",
 )
 
 # What the assistant says when it was not told (shared with training: it is the product's voice).
