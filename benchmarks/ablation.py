@@ -3,7 +3,8 @@
     python benchmarks/ablation.py --days 5 --variant default --variant no-anchor --json FILE
 
 Self-study is left out, so that its mistakes don't blur the comparison: each fact comes in some of
-the held-out wordings, and is asked in others. Contrast questions are near misses with the model's
+the wordings of the development set (not the held-out one: recipes are tuned here), and is asked in
+others. Contrast questions are near misses with the model's
 own closed-book answers.
 """
 
@@ -33,6 +34,8 @@ from engrain.learn.recipe import Recipe, named  # noqa: E402
 from engrain.model.engine import Engine  # noqa: E402
 from engrain.model.loading import load_model  # noqa: E402
 from engrain.model.threads import set_threads  # noqa: E402
+from training.pocket.exams import exam  # noqa: E402
+from training.pocket.halves import DEVELOPMENT  # noqa: E402
 
 DEFAULT = named("default")
 VARIANTS: dict[str, Recipe] = {
@@ -89,13 +92,37 @@ def lesson_of(
     return Lesson(name, name, tuple(texts)), probes, unknown
 
 
+READING = {
+    kind: [
+        Probe(
+            f"{kind}-{i}",
+            kind,
+            tuple(Message(m["role"], m["content"]) for m in item["messages"]),
+            tuple(item["answers"]),
+            tuple(item["not_answers"]),
+        )
+        for i, item in enumerate(exam(random.Random(5), "development", 6, 100))
+        if item["kind"] == kind
+    ]
+    for kind in ("recall", "abstention", "correction")
+}
+
+
+def reads(engine: Engine) -> dict[str, float]:
+    """Right answers about what stands in the context, by kind."""
+    return {
+        kind: sum(r.passed for r in ask(engine, probes)) / len(probes)
+        for kind, probes in READING.items()
+    }
+
+
 def run(recipe: Recipe, arguments: argparse.Namespace, seed: int) -> Mapping[str, Any]:
     """One recipe over the days."""
     loaded = load_model(arguments.model)
     engine = Engine(loaded)
     panel = load_panel().smaller({"capability": 0, "format": 0, "arithmetic": 12})
-    before = run_panel(engine, panel)
-    sampler, rng = FactSampler(1000 + seed), random.Random(seed)
+    before, reads_before = run_panel(engine, panel), reads(engine)
+    sampler, rng = FactSampler(1000 + seed, DEVELOPMENT), random.Random(seed)
     base, adapters, lessons = loaded.base_weights(), [], []
     probes: dict[str, list[Probe]] = {}
     unknown: list[Probe] = []
@@ -130,8 +157,10 @@ def run(recipe: Recipe, arguments: argparse.Namespace, seed: int) -> Mapping[str
             f"{result.seconds:.1f} s, {result.steps} steps, loss {result.losses[-1]:.3f}",
             flush=True,
         )
-    after = run_panel(engine, panel)
+    after, reads_after = run_panel(engine, panel), reads(engine)
     found = {
+        "reading_before": reads_before,
+        "reading_after": reads_after,
         "recall_before": known,
         "abstention_before": abstains_before,
         "recall": sum(rows[-1].values()) / len(rows[-1]),
@@ -144,7 +173,9 @@ def run(recipe: Recipe, arguments: argparse.Namespace, seed: int) -> Mapping[str
         "recipe": recipe.to_dict(),
     }
     print(
-        f"{recipe.name} seed {seed}: panel {found['panel_change_percent']:+.2f}%, parts "
+        f"{recipe.name} seed {seed}: panel {found['panel_change_percent']:+.2f}%, in context "
+        + ", ".join(f"{k} {v:.2f}->{reads_after[k]:.2f}" for k, v in reads_before.items())
+        + "; parts "
         + ", ".join(f"{k} {before.figures()[k]:.2f}->{v:.2f}" for k, v in after.figures().items()),
         flush=True,
     )
