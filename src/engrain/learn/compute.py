@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,28 @@ def autocast() -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+SHORT = 256
+"""Tokens up to which attention is written out: its memory grows with their square."""
+
+
+@contextmanager
+def attention_for(model: PreTrainedModel, tokens: int) -> Iterator[None]:
+    """Attention written out plainly for a batch of short texts on a CPU.
+
+    A fused kernel saves memory on long sequences; on some forty tokens its backward costs more
+    than the two matrix products. The implementation that the model had comes back afterwards.
+    """
+    before = model.config._attn_implementation
+    if tokens > SHORT or model.device.type != "cpu" or before != "sdpa":
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
 def hidden_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits that predict the batch's targets, and the targets.
 
@@ -46,11 +69,14 @@ def hidden_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]
     row needs go through the output matrix.
     """
     columns = batch.loss_mask.any(0).nonzero().squeeze(-1)
-    output = model(
-        input_ids=batch.input_ids,
-        attention_mask=None if bool(batch.attention_mask.all()) else batch.attention_mask.long(),
-        logits_to_keep=columns - 1,
-        use_cache=False,
-    )
+    with attention_for(model, batch.input_ids.shape[1]):
+        output = model(
+            input_ids=batch.input_ids,
+            attention_mask=None
+            if bool(batch.attention_mask.all())
+            else batch.attention_mask.long(),
+            logits_to_keep=columns - 1,
+            use_cache=False,
+        )
     wanted = batch.loss_mask[:, columns]
     return output.logits[wanted], batch.input_ids[:, columns][wanted]
