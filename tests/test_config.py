@@ -206,7 +206,7 @@ def test_schema_describes_every_setting() -> None:
 
 
 def test_the_gate_is_configured_by_its_own_names_and_defaults() -> None:
-    from engrain.exam.gate import GateThresholds
+    from engrain.exam.decision import GateThresholds
 
     names = [field.name for field in fields(config.GateConfig)]
     assert names == ["enabled", *(field.name for field in fields(GateThresholds))]

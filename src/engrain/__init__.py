@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from engrain.data.lessons import Lesson, Probe, TrainingText
     from engrain.data.messages import Conversation, Message
     from engrain.errors import EngrainError, GateRefused
+    from engrain.exam.decision import Decision
     from engrain.exam.exam import Exam, run_exam
-    from engrain.exam.gate import Decision
     from engrain.exam.metrics import AccuracyMatrix
     from engrain.home import Home
     from engrain.learn.learner import Learner

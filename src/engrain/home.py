@@ -358,7 +358,7 @@ class Home:
         gate: GateConfig | None = None,
     ) -> Pipeline:
         """The stages of a lesson, with this home's model, panel, thresholds and noise band."""
-        from engrain.exam.gate import GateThresholds
+        from engrain.exam.decision import GateThresholds
 
         gate = gate or self.config.gate
         pipeline = Pipeline(

@@ -21,8 +21,9 @@ from typing import Any
 from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, Probe
 from engrain.errors import DivergedError, NothingToLearnError, ResumeError
+from engrain.exam.decision import Decision, GateThresholds
 from engrain.exam.exam import Exam, run_exam
-from engrain.exam.gate import LEARNED_KINDS, Decision, GateThresholds, decide
+from engrain.exam.gate import LEARNED_KINDS, decide
 from engrain.exam.noise import NoiseBand
 from engrain.exam.panel import Panel, PanelResult, run_panel
 from engrain.learn.learner import Learner

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from engrain.config import GateConfig
 from engrain.errors import ConfigError, UsageError
-from engrain.exam.gate import Decision, GateThresholds, decide
+from engrain.exam.decision import Decision, GateThresholds
+from engrain.exam.gate import decide
 from engrain.exam.noise import FigureNoise, NoiseBand
 from engrain.exam.panel import PanelResult
 from engrain.exam.probes import ProbeResult

@@ -43,7 +43,7 @@ from engrain.errors import (
     UsageError,
 )
 from engrain.exam import noise as noises
-from engrain.exam.gate import Decision
+from engrain.exam.decision import Decision
 from engrain.home import Home
 from engrain.learn.checkpoint import Checkpoint
 from engrain.ledger import Ledger

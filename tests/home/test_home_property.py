@@ -32,8 +32,8 @@ from engrain import pipeline as stages
 from engrain.data.lessons import Lesson, TrainingText, canonical_digest, chat
 from engrain.dream import lesson as dreaming
 from engrain.errors import ResumeError, UsageError
+from engrain.exam.decision import Decision, Verdict
 from engrain.exam.exam import Exam
-from engrain.exam.gate import Decision, Verdict
 from engrain.exam.noise import NoiseBand
 from engrain.exam.panel import PanelResult
 from engrain.home import Home

@@ -100,8 +100,8 @@ def _explained(record: LessonRecord) -> Any:
     from rich.text import Text
 
     from engrain.cli.sheets import tables
+    from engrain.exam.decision import Decision
     from engrain.exam.exam import Exam
-    from engrain.exam.gate import Decision
     from engrain.exam.report import decision_sheet, number, size
 
     before = Exam.from_dict(dict(record.exam_before)).outcomes(record.id)

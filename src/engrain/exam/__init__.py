@@ -1,7 +1,8 @@
 """Exams: probes, the panel, figures of continual learning, the noise band and the gate."""
 
+from engrain.exam.decision import Check, Decision, GateThresholds
 from engrain.exam.exam import Exam, run_exam
-from engrain.exam.gate import Check, Decision, GateThresholds, decide
+from engrain.exam.gate import decide
 from engrain.exam.metrics import AccuracyMatrix, ProbeHistory
 from engrain.exam.noise import NoiseBand, measure_noise
 from engrain.exam.panel import Panel, PanelResult, load_panel, run_panel

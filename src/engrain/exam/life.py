@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from engrain.exam.gate import Decision
+from engrain.exam.decision import Decision
 from engrain.exam.metrics import AccuracyMatrix, ProbeHistory
 from engrain.exam.panel import PanelResult
 from engrain.exam.probes import RECALL_KINDS

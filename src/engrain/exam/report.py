@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from engrain.exam.decision import Decision
 from engrain.exam.exam import Exam
-from engrain.exam.gate import Decision
 from engrain.exam.metrics import AccuracyMatrix
 from engrain.exam.noise import NoiseBand
 from engrain.exam.panel import PanelResult, PartScore
