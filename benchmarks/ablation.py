@@ -11,6 +11,7 @@ own closed-book answers.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import time
 from collections.abc import Mapping
@@ -182,6 +183,14 @@ def run(recipe: Recipe, arguments: argparse.Namespace, seed: int) -> Mapping[str
     return found
 
 
+def _value(text: str) -> Any:
+    """A number where it reads as one, else the text."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def main() -> None:
     """Run the variants and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -197,7 +206,7 @@ def main() -> None:
     arguments = parser.parse_args()
     set_threads(arguments.threads or None)
     settings = dict(pair.split("=", 1) for pair in arguments.set)
-    changes = {k: float(v) if "." in v or "e" in v else int(v) for k, v in settings.items()}
+    changes = {key: _value(text) for key, text in settings.items()}
     began = time.perf_counter()
     results = {
         name: [
