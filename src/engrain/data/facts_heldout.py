@@ -34,7 +34,7 @@ animal = biggest phobia, profile avatar, family crest, favorite critter
 job = vocation, weekend gig, career aspiration
 brand = deodorant, mouthwash, moisturizer, smartphone, blender, toaster, dishwasher, motorcycle
   health insurer, web browser
-phrase = favorite proverb, favorite idiom, profile tagline, laptop passphrase, yearbook caption
+phrase = favorite proverb, favorite idiom, profile tagline, team chant, yearbook caption
 title = favorite thriller, favorite documentary, favorite audiobook, favorite memoir
   favorite cookbook
 material = kitchen countertop, headboard, bathtub, bookshelf

@@ -15,20 +15,26 @@ from collections.abc import Iterable, Sequence
 from engrain.data.facts import QUESTION_INSTRUCTION_ABOUT, QUESTIONS_INSTRUCTION
 from engrain.data.messages import Conversation
 from engrain.dream.checks import Candidate
+from engrain.dream.frames import lowered
 from engrain.dream.grounding import Sentence, UserWords
 from engrain.dream.reader import LIST_TOKENS, QUESTION_TOKENS, Reader
-from engrain.dream.wording import question_lines, tidy
+from engrain.dream.wording import NAME, question_lines, tidy
 
 USER_OPENERS = ("What is", "Who is", "Where", "When", "Do you remember", "What")
 """Beginnings that the model goes on with in the second round."""
 
+_THING = (
+    r"(?:(?:[Mm]y|[Oo]ur)\s(?:(?!\bthat\b)[^,.;:?!]){2,60}?"
+    r"|[A-Z][\w-]+(?:\s[A-Z][\w-]+)?['’]s\s[^,.;:?!]{2,50}?"
+    r"|[Tt]he\s[^,.;:?!]{2,40}\sof\s[^,.;:?!]{2,30}?)"
+)
 _PLAIN = re.compile(
-    r"\b(?P<thing>(?:my|our)\s[^,.;:?!]{2,60}?|[A-Z][\w-]+(?:\s[A-Z][\w-]+)?['’]s\s[^,.;:?!]{2,50}?|"
-    r"the\s[^,.;:?!]{2,40}\sof\s[^,.;:?!]{2,30}?)(?:,\s(?:it|that|this|he|she)(?:\swould\sbe)?)?"
+    rf"\b(?P<thing>{_THING})(?:,\s(?:it|that|this|he|she)(?:\swould\sbe)?)?"
     r"\s(?P<be>is|are|was|were|would be|will be)\s"
 )
+_NAMED = re.compile(rf"\b(?:about|as|for|on|of|call|called)\s(?P<thing>{_THING})(?=[,.:;]|$)")
 _DOES = re.compile(
-    r"\b(?P<who>I|we|(?:my|our)\s[^\W\d_]+)\s(?P<verb>live|lives|work|works|study|studies|like|"
+    rf"\b(?P<who>I|we|(?:my|our)\s{NAME})\s(?P<verb>live|lives|work|works|study|studies|like|"
     r"likes|love|loves|hate|hates|collect|collects|play|plays|drive|drives|own|owns|adore|adores|"
     r"speak|speaks|eat|eats|drink|drinks|prefer|prefers|want|wants|need|needs|use|uses)\b"
 )
@@ -87,7 +93,10 @@ def plain_questions(sentence: str) -> list[str]:
     made: list[str] = []
     for found in _PLAIN.finditer(sentence):
         be = found.group("be") if found.group("be") in ("is", "are", "was", "were") else "is"
-        made += [f"{wh} {be} {found.group('thing')}?" for wh in ("What", "Who")]
+        made += [f"{wh} {be} {lowered(found.group('thing'))}?" for wh in ("What", "Who")]
+    if not made:  # "Put down Gorla as my aunt's cat."
+        for found in _NAMED.finditer(sentence):
+            made += [f"{wh} is {lowered(found.group('thing'))}?" for wh in ("What", "Who")]
     for found in _DOES.finditer(sentence):
         who, verb = found.group("who"), found.group("verb")
         plain = verb if who in ("I", "we") else _infinitive(verb)

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from engrain.dream.wording import FUNCTION_WORDS, as_user, content, normal
+from engrain.dream.wording import FUNCTION_WORDS, NAME, as_user, content, normal
 
 NEUTRAL_FRAMES = (
     "{Q}?",
@@ -40,9 +40,7 @@ _INVERTED = re.compile(
     rf"^{_WH}(?: \w+)?? (?:{_BE}|am|do|does|did|will|would|can|could|has|have|had|should)\b",
     re.IGNORECASE,
 )
-_OWNER = re.compile(
-    r"^(?P<owner>(?:my|our)(?: [^\s'’]+)*?|[^\W\d_]+(?: [^\W\d_]+)?)['’]s (?P<rest>.+)$"
-)
+_OWNER = re.compile(rf"^(?P<owner>(?:my|our)(?: [^\s'’]+)*?|{NAME}(?: {NAME})?)['’]s (?P<rest>.+)$")
 _LEAD = re.compile(r"^(?:my|our)\s+(?P<rest>.+)$", re.IGNORECASE)
 
 
@@ -226,8 +224,7 @@ def _asked_with(questions: Iterable[str], thing: str) -> str:
 def _is_thing(text: str) -> bool:
     """Whether a text can stand for a thing: it has an owner or an article, and is no clause."""
     return (
-        re.match(r"(?:my|our|the)\s|[^\W\d_]+(?: [^\W\d_]+)?['’]s\s", text, re.IGNORECASE)
-        is not None
+        re.match(rf"(?:my|our|the)\s|{NAME}(?: {NAME})?['’]s\s", text, re.IGNORECASE) is not None
         and not re.search(rf"[,:;?!]|\b(?:I|you|we|that|{_WH}|about|called|again)\b", text)
         and len(text.split()) <= 8
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from engrain.data.messages import Conversation
 from engrain.dream.wording import (
     FUNCTION_WORDS,
+    NAME,
     Token,
     content,
     find_run,
@@ -47,14 +48,17 @@ _ADJECTIVES = (
     r"late)\s+)*"
 )
 _HOLDER = re.compile(
-    rf"\b(?:I\b|(?:my|our)\s+(?:(?P<thing>(?:[^\W\d_]+\s+){{1,4}}?)(?:is|are|was|were)\b|"
-    rf"{_ADJECTIVES}(?P<noun>[^\W\d_]+)))",
+    rf"\b(?:I\b|(?:my|our)\s+(?:(?P<thing>(?:{NAME}\s+){{1,4}}?)(?:is|are|was|were)\b|"
+    rf"{_ADJECTIVES}(?P<noun>{NAME})))",
     re.IGNORECASE,
 )
 _DOER = re.compile(
-    rf"\b(?:do|does|did|will|has|have)\s+(?:my|our)\s+{_ADJECTIVES}(?P<noun>[^\W\d_]+)",
+    rf"\b(?:do|does|did|will|has|have)\s+(?:my|our)\s+{_ADJECTIVES}(?P<noun>{NAME})",
     re.IGNORECASE,
 )
+LONG_TOPIC = 4
+"""Words of meaning from which on a sentence says by itself what it is about."""
+
 _POINTS_BACK = word_set("it that this he she they his her its their him them there one")
 
 
@@ -99,10 +103,13 @@ class UserWords:
             before: set[str] = set()
             for text in split_sentences(message.content):
                 about = topic(text)
-                own = {token.norm for token in tokens(text)}
+                own = [token.norm for token in tokens(text)]
+                # A pronoun late in a long sentence is mostly part of its frame ("in case it ...").
+                own = own if len(about) < LONG_TOPIC else own[:2]
                 # "It is called Rolo." is about what the sentence before it was about.
                 names = owners(text)
-                points_back = bool(own & _POINTS_BACK) and not names and not _HOLDER.search(text)
+                holder = names or _HOLDER.search(text)
+                points_back = not holder and bool(_POINTS_BACK & set(own))
                 borrowed = before if points_back or len(about) < 2 else set()
                 context = about | borrowed | (asked if len(about) < 3 else set())
                 names |= owners(found[-1].text) if borrowed and found else set()
@@ -183,13 +190,23 @@ class UserWords:
         return max(affirmed, default=-1), first
 
     def statements(self) -> list[Sentence]:
-        """The sentences that may tell something: those with two words of meaning or more."""
+        """The sentences that may tell something: two words of meaning or more, about someone."""
         return [
             sentence
             for sentence in self.sentences
             if len({t.norm for t in self._tokens[sentence.place]} - FUNCTION_WORDS) >= 2
             and len(topic(sentence.text)) >= 1
+            and _is_about_someone(sentence.text, self._tokens[sentence.place])
         ]
+
+
+def _is_about_someone(text: str, found: Sequence[Token]) -> bool:
+    """Whether a sentence speaks of somebody or something by name: "Here is a detail." does not."""
+    if _HOLDER.search(text) or owners(text) or _POINTS_BACK & {t.norm for t in found[:2]}:
+        return True
+    first, *rest = found
+    named = any(text[t.start].isupper() or text[t.start].isdigit() for t in rest)
+    return named or (text[first.start].isupper() and first.norm not in FUNCTION_WORDS)
 
 
 def _same_owner(question: str, asked: set[str], mention: Mention) -> bool:

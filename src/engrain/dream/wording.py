@@ -12,6 +12,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+NAME = r"[^\W\d_]+(?:-[^\W\d_]+)*"
+"""One word of letters, hyphens inside it included: "sister", "son-in-law"."""
+
 _WORD = re.compile(r"[^\W_]+(?:['’.:,/-][^\W_]+)*", re.UNICODE)
 
 
@@ -105,7 +108,7 @@ def stem(word: str) -> str:
         >>> stem("adores") == stem("adore") == stem("adored")
         True
     """
-    if len(word) <= 3 or not word.isalpha():
+    if len(word) <= 3 or not word.replace("-", "").isalpha():
         return word
     for ending in ("ing", "ied", "ies", "ed", "es", "s", "e", "y"):
         if word.endswith(ending) and len(word) - len(ending) >= 3 and not word.endswith("ss"):
@@ -131,7 +134,7 @@ def owners(text: str) -> set[str]:
     """The words in a text that own something: "sister" in "my sister's dog"."""
     return {
         match.group(1).casefold()
-        for match in re.finditer(r"([^\W\d_]+)['’]s\b", text)
+        for match in re.finditer(rf"({NAME})['’]s\b", text)
         if match.group().casefold().replace("’", "'") not in FUNCTION_WORDS
     }
 
