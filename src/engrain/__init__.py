@@ -63,7 +63,7 @@ _WHERE = {
     "Adapter": "engrain.model.adapter",
     "Config": "engrain.config",
     "Conversation": "engrain.data.messages",
-    "Decision": "engrain.exam.gate",
+    "Decision": "engrain.exam.decision",
     "Engine": "engrain.model.engine",
     "EngrainError": "engrain.errors",
     "Exam": "engrain.exam.exam",
