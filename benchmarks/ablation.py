@@ -218,7 +218,7 @@ def main() -> None:
     if arguments.json:
         from benchmarks.common import about, write_json
 
-        record = {**about(), "settings": changes, "results": results}
+        record = {**about(arguments), "settings": changes, "results": results}
         write_json(arguments.json, record | {"seconds": time.perf_counter() - began})
 
 

@@ -7,7 +7,7 @@ from engrain.data.facts import Attribute, Fact, FactSampler, Owner, told_convers
 from engrain.data.messages import Conversation, Message
 from engrain.dream import checks
 from engrain.dream.reader import Reader
-from engrain.dream.self_study import NEAR_DUPLICATE, STAGES, SUPERSEDED, TOO_VAGUE, study
+from engrain.dream.self_study import EFFORTS, NEAR_DUPLICATE, STAGES, SUPERSEDED, TOO_VAGUE, study
 from engrain.dream.wording import normal, similarity
 from engrain.errors import UnknownNameError
 from engrain.exam.probes import passes
@@ -57,7 +57,7 @@ def test_shape_of_a_study() -> None:
         assert any(text.target == fact.target for fact in facts)
     assert all(len(text.messages) == 2 for text in (*facts, *contrast))
     assert {text.group for text in contrast} <= {text.group for text in facts}
-    assert len(contrast) == round(2 * len(facts))
+    assert len(contrast) == round(EFFORTS["normal"].contrast * len(facts))
     assert result.asked > 0 and result.seconds > 0
     assert set(result.to_dict()) >= {"texts", "probes", "dropped", "coverage", "facts"}
 

@@ -26,6 +26,7 @@ from engrain.dream.frames import (
 )
 from engrain.dream.grounding import UserWords
 from engrain.dream.lexicon import Lexicon
+from engrain.dream.neighbours import neighbours
 from engrain.dream.reader import Reader
 from engrain.dream.wording import (
     content,
@@ -40,8 +41,9 @@ from engrain.exam.probes import says_unknown
 CONTINUATION_TEMPERATURE = 1.0
 SURPLUS = 2
 """Proposals per wanted contrast: some are refused."""
-SAMPLED = 0.5
-"""Questions that the model is asked to make up, per wanted contrast; frames multiply them."""
+SAMPLED = 0.25
+"""Questions that the model is asked to make up, and neighbours taken from the list, per wanted
+contrast; frames multiply them."""
 MAX_THING_WORDS = 6
 
 
@@ -154,8 +156,11 @@ def _propose(
     free = [_one_question(text) for text in texts[: len(begun)]]
     continued = [_one_question(text) for text in texts[len(begun) :]]
     parts = [part for text in free if (part := parts_of(text)).direct]
-    distant = [part for part in {p.direct: p for p in parts}.values() if not refused(part.direct)]
-    rng.shuffle(distant)
+    own = [part for part in {p.direct: p for p in parts}.values() if not refused(part.direct)]
+    rng.shuffle(own)
+    listed = [part for part in neighbours(wanted, rng) if not refused(part.direct)]
+    # What the model asks by itself comes up as often: earlier lessons are rehearsed that way.
+    distant = [part for pair in zip_longest(own, listed) for part in pair if part]
     near = {
         thing: [part for part in found if not refused(part.direct)]
         for thing, found in _near(wordings, distant).items()

@@ -16,6 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from engrain.data.facts import REPHRASE_INSTRUCTION
@@ -65,9 +66,12 @@ class Effort:
     """Contrast texts wanted for a training wording."""
 
 
+NEUTRAL_FRAMES_A_FACT = 12
+"""Wordings of every fact that come from frames which are not the model's own."""
+
 EFFORTS = {
     "low": Effort(lists=1, about=0, turns=1, rephrasings=1.0, wordings=6, contrast=1.0),
-    "normal": Effort(lists=3, about=1, turns=2, rephrasings=2.0, wordings=6, contrast=2.0),
+    "normal": Effort(lists=3, about=1, turns=2, rephrasings=1.0, wordings=14, contrast=1.5),
     "high": Effort(lists=8, about=3, turns=6, rephrasings=4.0, wordings=10, contrast=3.0),
 }
 
@@ -292,19 +296,26 @@ def _add_wordings(
         for (fact, pair, _), text in zip(asked, texts, strict=True)
     ]
     _take(checker, proposals)
-    frames = _frames(facts)
+    own = _frames(facts)
     proposals = []
-    for fact in facts:
-        missing = wanted - len(fact.pairs)
+    for place, fact in enumerate(facts):
+        missing = max(0, wanted - len(fact.pairs))
         parts = _parts(fact)
         known = {pair.question for pair in fact.pairs}
-        made = [text for frame in frames if (text := fill(frame, parts)) and text not in known]
+        # A small model's own wordings are much alike: some neutral ones always, others each time.
+        turn = place * NEUTRAL_FRAMES_A_FACT % len(NEUTRAL_FRAMES)
+        neutral = (*NEUTRAL_FRAMES[turn:], *NEUTRAL_FRAMES[:turn])
+        made = _fillings(neutral, parts, known, max(NEUTRAL_FRAMES_A_FACT, missing))
+        made += _fillings(own, parts, known | set(made), missing)
         window = fact.pairs[0].window
-        proposals += [
-            (fact, Candidate(text, window, "frame", fact.key))
-            for text in made[: 2 * max(0, missing)]
-        ]
+        proposals += [(fact, Candidate(text, window, "frame", fact.key)) for text in made]
     _take(checker, proposals)
+
+
+def _fillings(frames: Iterable[str], parts: Parts, known: set[str], most: int) -> list[str]:
+    """New questions from frames."""
+    made = (text for frame in frames if (text := fill(frame, parts)) and text not in known)
+    return list(islice(dict.fromkeys(made), most))
 
 
 def _repeated(pairs: Sequence[Checked], count: int) -> list[Checked]:
@@ -324,15 +335,14 @@ def _parts(fact: _Fact) -> Parts:
 
 
 def _frames(facts: Sequence[_Fact]) -> list[str]:
-    """The frames of all questions, the commonest first, and neutral ones behind them."""
+    """The frames of all questions, the commonest first."""
     counts: dict[str, int] = {}
     for fact in facts:
         parts = _parts(fact)
         for pair in fact.pairs:
             if frame := frame_of(pair.question, parts):
                 counts[frame] = counts.get(frame, 0) + 1
-    own = sorted(counts, key=lambda frame: -counts[frame])
-    return list(dict.fromkeys([*own, *NEUTRAL_FRAMES]))
+    return sorted(counts, key=lambda frame: -counts[frame])
 
 
 # ---------------------------------------------------------------------------- choosing
@@ -379,9 +389,26 @@ def _choose(
         )
         distinct.remove(least)
         probes.append(least)
-    for pair in distinct[wordings:]:
-        checker.refuse(pair.question, MORE_THAN_WANTED)
-    return distinct[:wordings], probes
+    trained = _spread(distinct, wordings)
+    for pair in distinct:
+        if pair not in trained:
+            checker.refuse(pair.question, MORE_THAN_WANTED)
+    return trained, probes
+
+
+def _spread(pairs: Sequence[Checked], count: int) -> list[Checked]:
+    """So many wordings, each the one least like those before it: few must stand for many."""
+    left, chosen = list(pairs[1:]), list(pairs[:1])
+    near = [similarity(pair.question, pairs[0].question) for pair in left]
+    while left and len(chosen) < count:
+        at = min(range(len(left)), key=lambda i: (near[i], i))
+        chosen.append(left.pop(at))
+        near.pop(at)
+        near = [
+            max(old, similarity(pair.question, chosen[-1].question))
+            for old, pair in zip(near, left, strict=True)
+        ]
+    return chosen[:count]
 
 
 def _write(

@@ -33,11 +33,13 @@ from engrain.learn.technique import Regularization, Setting, option
 class KlAnchorConfig:
     """Hyper-parameters of the KL anchor."""
 
-    strength: float = option(1.0, "weight of the divergence in the loss", low=0.0)
-    texts: int = option(32, "anchor texts looked at for one lesson", low=1)
-    reading_share: float = option(0.4, "share of anchors that read a conversation", low=0, high=1)
-    texts_per_step: int = option(4, "anchor texts in each step", low=1)
-    max_tokens: int = option(160, "longest anchor text in tokens", low=8)
+    strength: float = option(3.0, "weight of the divergence in the loss", low=0.0)
+    texts: int = option(48, "anchor texts looked at for one lesson", low=1)
+    reading_share: float = option(
+        0.25, "share of anchors that read the lesson's conversations", low=0, high=1
+    )
+    texts_per_step: int = option(3, "anchor texts in each step", low=1)
+    max_tokens: int = option(128, "longest general text in tokens", low=8)
     top_k: int = option(256, "likeliest tokens that are told apart; 0 keeps all", low=0)
 
 

@@ -1,0 +1,83 @@
+"""Things that people have and owners that have them: what contrast asks for beside the told.
+
+A small model that makes up neighbouring questions by itself makes up the same few, half of them
+garbled ("my first LOL"); contrast needs many, and clean ones. The lists are those of the pocket
+model's training half, never those of the exams. English, as the frames are.
+"""
+
+from __future__ import annotations
+
+import random
+
+from engrain.dream.frames import Parts
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.replace("\n", " ").split(",") if part.strip())
+
+
+PEOPLE = _words("""
+assistant, aunt, banker, best friend, boss, boyfriend, brother, brother-in-law, business
+partner, captain, carpenter, chess partner, childhood friend, classmate, cleaner, client, coach,
+colleague, cook, cousin, dance teacher, daughter, doctor, downstairs neighbor, driver,
+electrician, ex, father, father-in-law, flatmate, friend, girlfriend, grandfather, grandmother,
+grandson, great-grandmother, guest, husband, librarian, little brother, little sister, manager,
+math teacher, mechanic, mother, mother-in-law, neighbor, nephew, new boss, new colleague, niece,
+nurse, old boss, older brother, older sister, oldest friend, painter, partner, pen pal, piano
+teacher, postman, professor, secretary, sister, sister-in-law, son, stepfather, stepmother,
+student, study partner, tailor, teacher, team leader, teammate, tennis partner, twin brother,
+twin sister, uncle, upstairs neighbor, vet, wife, younger brother, younger sister
+""")
+WHAT = _words("""
+address, age, age limit, airline, allergy, allergy food, appointment time, bachelor thesis,
+balcony plant, band, bank, bank code, baptism, base, best subject, best time, biggest fear, bike
+color, birthday, birthday cake, blanket color, blood type, book count, book project, booking
+code, bowling record, box number, break length, bus number, camera, car's name, cat's name,
+character name, childhood toy, christmas wish, climbing height, club sport, coat color, code
+name, coffee break, contract end, cough syrup, court date, current project, daily goal, darts
+record, date night, day off, debt, departure date, dinner plan, dinner time, district, doctor's
+appointment, dog's name, door code, door color, door sign, dream city, dream job, email address,
+employer, exam result, exam topic, exhibition title, face cream, family name, farewell gift,
+favorite animal, favorite app, favorite book, favorite brand, favorite color, favorite drink,
+favorite fabric, favorite flower, favorite language, favorite letter group, favorite movie,
+favorite poem, favorite saying, favorite series, favorite show, favorite song, file name,
+finishing time, first car, first day of work, first film, first job, first name, first pet,
+first sentence, first story, first toy, first word, fishing prize, flight time, floor, forbidden
+food, fridge, full name, game console, game record, garage code, goldfish's name, golf handicap,
+good luck item, gym, gym fee, gym time, hat color, hearing aid, high jump record, hiking record,
+holiday plan, horse, house number, insurance company, insurance number, invoice, kitchen gadget,
+lap record, last meal, last movie, last trip, library card code, locker number, lost item, lucky
+charm, lunch, lunch time, marathon goal, medicine, meeting day, meeting time, member number,
+morning drink, morning sport, mother tongue, motorbike, moving date, nap time, native language,
+new instrument, next gift, next meal, next stop, occupation, office location, old hobby, old
+name, painting subject, paper animal, parking permit, parking place, parking spot, parrot's
+name, pet name, phone code, phone color, phone company, pizza order, plant count, platform
+number, polling station, power animal, practice goal, practice room, prayer time, printer,
+prize, race time, radio call sign, reading goal, retirement date, ribbon color, ring size, roof
+material, running time, sailing date, scarf color, school instrument, science project, secret
+hobby tool, secret phrase, secret talent, secret word, security code, shoe color, soap, stage
+name, step record, stolen item, stove, street, student job, student number, study day, tea
+brand, tea time, team color, tent, towel color, tracking number, training day, travel gift,
+village, waiting number, walk to work, washing powder, way to school, wedding cake, wedding day,
+wedding song, weekly pay, weight, wifi code, wifi password, work experience, work language,
+working day, worst subject, zip code, zodiac animal
+""")
+WHO = _words("""
+art teacher, business partner, doctor, emergency contact, first love, first teacher, manager,
+math teacher, personal assistant, secret admirer, spanish teacher, tax adviser, team captain,
+travel companion, wedding guest
+""")
+OWN_SHARE = 0.35
+"""Share of neighbours that are the speaker's own things."""
+
+
+def neighbours(count: int, rng: random.Random) -> list[Parts]:
+    """So many different things, each of the speaker or of somebody near."""
+    made: dict[str, Parts] = {}
+    while len(made) < min(count, len(PEOPLE) * len(WHAT)):
+        wh = "who" if rng.random() < len(WHO) / (len(WHO) + len(WHAT)) else "what"
+        noun = rng.choice(WHO if wh == "who" else WHAT)
+        mine = rng.random() < OWN_SHARE
+        thing = f"my {noun}" if mine else f"my {rng.choice(PEOPLE)}'s {noun}"
+        made.setdefault(thing, Parts.of_thing(thing, wh))
+    return list(made.values())
