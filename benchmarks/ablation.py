@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=5)
     parser.add_argument("--facts", type=int, default=6)
     parser.add_argument("--contrast", type=int, default=16, help="near misses for each fact")
+    parser.add_argument("--seed", type=int, default=0, help="the first seed")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -211,7 +212,7 @@ def main() -> None:
     results = {
         name: [
             run(VARIANTS[name].with_settings(changes), arguments, seed)
-            for seed in range(arguments.seeds)
+            for seed in range(arguments.seed, arguments.seed + arguments.seeds)
         ]
         for name in arguments.variant or ["default"]
     }

@@ -12,9 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engrain.data.facts import Relation, Verb, Wordings, pseudo
+from training.pocket.nouns import heldout_words
 
 NOUNS = (Path(__file__).parent / "nouns.txt").read_text(encoding="utf-8").split()
+_PIECES = (Path(__file__).parent / "pieces.txt").read_text(encoding="utf-8").split()
+_STARTS = [piece[1:] for piece in _PIECES if piece.startswith("_")]
+_REST = [piece for piece in _PIECES if not piece.startswith("_")]
+_KEPT_OUT = heldout_words()
 OPEN_SHARE = 0.6
+PIECED_SHARE = 0.25
 
 
 def _parts(text: str) -> tuple[str, ...]:
@@ -28,7 +34,17 @@ def pick(rng: random.Random, options: Sequence[str]) -> str:
 
 def open_noun(rng: random.Random, invented: float = 0.4) -> str:
     """A noun of any spelling: with a closed list the model learns the list, not to copy."""
-    return pseudo(rng, 2, 3) if rng.random() < invented else pick(rng, NOUNS)
+    if rng.random() < invented:
+        return pseudo(rng, 2, 3)
+    return pieced(rng) if rng.random() < PIECED_SHARE else pick(rng, NOUNS)
+
+
+def pieced(rng: random.Random) -> str:
+    """A word put together from tokens in an order that no text has."""
+    while True:
+        word = pick(rng, _STARTS) + "".join(pick(rng, _REST) for _ in range(rng.randint(1, 2)))
+        if 4 <= len(word) <= 16 and word not in _KEPT_OUT and not word.endswith("s"):
+            return word
 
 
 _OPENINGS = _parts("""

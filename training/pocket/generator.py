@@ -38,7 +38,7 @@ WEIGHTS = {
     "document": 0.07,
     "copying": 0.1,
 }
-CORRECTION_SHARE = 0.3
+CORRECTION_SHARE = 0.5
 _QUESTION_LOSS_SHARE = 0.2  # what is asked next is mostly chance: noise, beyond learning to ask
 _COUNTS = (1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 9, 10)
 
@@ -91,7 +91,7 @@ def _system(talk: Talk) -> None:
         talk.small_talk()
     if rng.random() < 0.15:
         talk.tell(talk.plan(1))
-    if rng.random() < 0.12:
+    if rng.random() < 0.3:
         talk.correct()
     talk.ask_on(least=2)
 

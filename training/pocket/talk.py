@@ -30,6 +30,7 @@ RESTATE_SHARE = 0.35
 SHORT_ANSWER_SHARE = 0.15
 YES_NO_SHARE = 0.06
 WORLD_SHARE = 0.05
+CHANGED_FIRST_SHARE = 0.6  # corrected facts are the hardest: old and new stand in the text
 
 
 class Talk:
@@ -210,7 +211,10 @@ class Talk:
             self.whose()
         else:
             open_keys = [key for key in self.told if key not in self.asked]
-            if open_keys and rng.random() < 0.85:
+            changed = [key for key in open_keys if key in self.old]
+            if changed and rng.random() < CHANGED_FIRST_SHARE:
+                key = pick(rng, changed)
+            elif open_keys and rng.random() < 0.85:
                 key = pick(rng, open_keys)
             else:
                 key = (
