@@ -95,13 +95,7 @@ def lesson_of(
 
 READING = {
     kind: [
-        Probe(
-            f"{kind}-{i}",
-            kind,
-            tuple(Message(m["role"], m["content"]) for m in item["messages"]),
-            tuple(item["answers"]),
-            tuple(item["not_answers"]),
-        )
+        Probe.from_dict({"id": f"{kind}-{i}", **item})
         for i, item in enumerate(exam(random.Random(5), "development", 6, 100))
         if item["kind"] == kind
     ]

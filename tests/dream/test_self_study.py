@@ -1,11 +1,13 @@
 import random
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.self_study import judge
 from engrain.data.facts import Attribute, Fact, FactSampler, Owner, told_conversation
 from engrain.data.messages import Conversation, Message
-from engrain.dream import checks
+from engrain.dream import checks, self_study
+from engrain.dream.frames import NEUTRAL_FRAMES, Parts, fill
 from engrain.dream.reader import Reader
 from engrain.dream.self_study import EFFORTS, NEAR_DUPLICATE, STAGES, SUPERSEDED, TOO_VAGUE, study
 from engrain.dream.wording import normal, similarity
@@ -278,3 +280,26 @@ def test_progress_is_told() -> None:
     study(Scripted(TWO), told(TWO), on_progress=lambda *step: seen.append(step))
     assert [stage for stage, _, _ in seen] == list(STAGES)
     assert seen[-1][1:] == (len(STAGES), len(STAGES))
+
+
+def test_training_wordings_are_the_ones_least_alike() -> None:
+    """Near-twins of the first wording come last, wherever they stood."""
+    questions = [
+        "What is my aunt's cat?",
+        "What is my aunt's cat, please?",
+        "What is my aunt's cat now?",
+        "Somebody wants to hear it: tell me of the cat that my aunt has.",
+        "I lost my notes.",
+    ]
+    pairs = [SimpleNamespace(question=question) for question in questions]
+    chosen = [pair.question for pair in self_study._spread(pairs, 3)]  # type: ignore[arg-type]
+    assert chosen[0] == questions[0] and set(chosen[1:]) == set(questions[3:])
+    assert len(self_study._spread(pairs, 9)) == len(questions)  # type: ignore[arg-type]
+
+
+def test_every_fact_gets_neutral_frames_beside_the_models_own() -> None:
+    result = study(Scripted(TWO), told(TWO))
+    (cat,) = (fact for fact in result.facts if fact.value == "Gorla")
+    asked = {question.lower() for question in (*cat.questions, *cat.held_out)}
+    neutral = {fill(frame, Parts.of_thing("my aunt's cat")).lower() for frame in NEUTRAL_FRAMES}
+    assert len(neutral & asked) >= 4, asked

@@ -18,7 +18,14 @@ for _path in (str(ROOT), str(ROOT / "src")):
 from engrain.data import facts, facts_heldout  # noqa: E402
 from engrain.data.facts import unseen_tables  # noqa: E402
 from engrain.data.life import life_stream  # noqa: E402
-from training.pocket import development, frames, generator, tables, wordings  # noqa: E402
+from training.pocket import (  # noqa: E402
+    development,
+    frames,
+    generator,
+    nouns,
+    tables,
+    wordings,
+)
 from training.pocket.talk import Talk  # noqa: E402
 
 
@@ -222,3 +229,29 @@ def test_sampler_never_repeats() -> None:
     assert len({f.value.lower() for f in told}) == 400
     near = [sampler.near_miss(f) for f in told[:100]]
     assert not {f.key for f in near} & {f.key for f in told}
+
+
+def test_copying_says_only_what_was_said() -> None:
+    """Every looked-up value and repeated sentence stands in what the user said before."""
+    rng, copied = random.Random(4), 0
+    for _ in range(60):
+        heard = ""
+        for message in generator.generate(rng, 400, "copying"):
+            if message["role"] == "user":
+                heard += " " + message["content"].lower()
+                continue
+            said = message["content"].rstrip(".").lower()
+            if said in ("okay", "noted", "i have it", "got it") or "know" in said:
+                continue
+            value = re.split(r": | is ", said)[-1]
+            assert value in heard, (value, heard)
+            copied += 1
+    assert copied > 200
+
+
+def test_pieced_words_are_new_and_none_of_an_exam() -> None:
+    rng = random.Random(2)
+    words = {frames.pieced(rng) for _ in range(2000)}
+    assert len(words) > 1900
+    assert not words & nouns.heldout_words()
+    assert sum(word in set(frames.NOUNS) for word in words) < 40

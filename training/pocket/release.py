@@ -46,8 +46,9 @@ a column (`training/pocket/evaluate.py`):
 The held-out relations, owners and wordings (`src/engrain/data/facts_heldout.py`) and half of all
 values (by a hash) are never used by the generator that trained it, and the product's exams use only
 those. They were written by someone who had not read the training tables, and were asked only after
-training had ended. The development set is also outside of training, but was read while the
-generator was developed.
+training had ended; no wording is the same, but some are near ("Going by what I said, ...?" is
+trained on, "Going by what I said earlier, ...?" is asked). The development set is also outside of
+training, but was read while the generator was developed.
 {caveat}
 """
 HALVES = ("train", "development", "heldout")

@@ -6,10 +6,12 @@ learning without forgetting (Li and Hoiem, arXiv 1606.09282, equation 4, tempera
 
     penalty = strength * mean over anchor tokens of  sum_v p_before(v) log(p_before(v) / p_now(v)).
 
-Anchors are general texts plus the lesson's own conversation asked *in context*: closed-book
-training would otherwise teach the model to ignore its context. The divergence is kept at the
-``top_k`` likeliest tokens, with the rest of the mass as one more outcome; by the data-processing
-inequality this never exceeds the full divergence, and equals it when ``top_k`` is the vocabulary.
+Anchors are general texts (half of the packaged ones tell things and ask for them, or ask for what
+was never told) plus the lesson's own conversation asked *in context*: closed-book training would
+otherwise teach the model to ignore its context and never to say that it does not know. The
+divergence is kept at the ``top_k`` likeliest tokens, with the rest of the mass as one more outcome;
+by the data-processing inequality this never exceeds the full divergence, and equals it when
+``top_k`` is the vocabulary.
 
 Memory: texts * tokens * top_k numbers. Time: one forward before the lesson, ``texts_per_step`` more
 sequences in each step. Raw general text in place of the divergence fails (see docs/LOG.md).
