@@ -4,7 +4,7 @@
 
 Self-study is left out, so that its mistakes don't blur the comparison: each fact comes in some of
 the wordings of the development set (not the held-out one: recipes are tuned here), and is asked in
-others. Contrast questions are near misses with the model's
+others. Contrast questions are near misses with the untaught model's
 own closed-book answers.
 """
 
@@ -19,24 +19,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engrain.model.threads import wait_politely
-
-wait_politely()
-
-from engrain.data.facts import Fact, FactSampler, told_conversation  # noqa: E402
-from engrain.data.general import anchors  # noqa: E402
-from engrain.data.lessons import Lesson, Probe, TrainingText, chat  # noqa: E402
-from engrain.data.messages import Message  # noqa: E402
-from engrain.exam.panel import load_panel, run_panel  # noqa: E402
-from engrain.exam.probes import ask  # noqa: E402
-from engrain.learn.fold import fold  # noqa: E402
-from engrain.learn.learner import Learner  # noqa: E402
-from engrain.learn.recipe import Recipe, named  # noqa: E402
-from engrain.model.engine import Engine  # noqa: E402
-from engrain.model.loading import load_model  # noqa: E402
-from engrain.model.threads import set_threads  # noqa: E402
-from training.pocket.exams import exam  # noqa: E402
-from training.pocket.halves import DEVELOPMENT  # noqa: E402
+from engrain.data.facts import Fact, FactSampler, told_conversation
+from engrain.data.lessons import Lesson, Probe, TrainingText, chat
+from engrain.data.messages import Message
+from engrain.dream.earlier import anchors_beside
+from engrain.exam.panel import load_panel, run_panel
+from engrain.exam.probes import ask
+from engrain.learn.fold import fold
+from engrain.learn.learner import Learner
+from engrain.learn.recipe import Recipe, named
+from engrain.model.engine import Engine
+from engrain.model.loading import load_model
+from engrain.model.threads import set_threads
+from training.pocket.exams import exam
+from training.pocket.halves import DEVELOPMENT
 
 DEFAULT = named("default")
 VARIANTS: dict[str, Recipe] = {
@@ -83,7 +79,8 @@ def lesson_of(
     # One near miss of each fact is asked afterwards, the others are trained on.
     near = near[:: 1 + contrast] + [n for i, n in enumerate(near) if i % (1 + contrast)]
     asked = [fact.question(rng) for fact in near]
-    answers = engine.generate([chat(q) for q in asked], max_new_tokens=32)
+    with engine.untaught():
+        answers = engine.generate([chat(q) for q in asked], max_new_tokens=32)
     held = len(facts)
     texts += [
         TrainingText(chat(q, a), "contrast")
@@ -134,7 +131,8 @@ def run(recipe: Recipe, arguments: argparse.Namespace, seed: int) -> Mapping[str
             known = sum(r.passed for r in first[: len(asked)]) / len(asked)
             abstains_before = sum(r.passed for r in first[len(asked) :]) / len(never)
             print(f"before day 1: recall {known:.2f}, abstains {abstains_before:.2f}", flush=True)
-        result = Learner(recipe).run(loaded, lesson, earlier=lessons, anchors=anchors(), seed=seed)
+        beside = anchors_beside([*lessons, lesson])
+        result = Learner(recipe).run(loaded, lesson, earlier=lessons, anchors=beside, seed=seed)
         seconds.append(result.seconds)
         adapters.append(result.adapter)
         lessons.append(lesson)

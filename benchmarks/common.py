@@ -14,10 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from engrain.model.threads import set_threads, wait_politely
+from engrain.model.threads import set_threads
 
-# Before torch is imported: idle threads of one process must not spin the cores of another.
-wait_politely()
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -1,6 +1,7 @@
 """How much of a conversation self-study turns into a lesson, and how much of that is right.
 
-Conversations come from the held-out half of the fact generator, so the truth is known: a fact is
+Conversations come from the fact generator, so the truth is known (from its development set, to mend
+self-study on, or from the held-out half, to report): a fact is
 *covered* if at least four training wordings have its value as their target; *precision* is the
 share of training texts whose target holds the value of the fact that the question asks for.
 
@@ -24,6 +25,7 @@ from engrain.data.messages import Conversation
 from engrain.dream.self_study import Study, study
 from engrain.dream.wording import content, owners, stem
 from engrain.exam.probes import holds, says_unknown
+from training.pocket.halves import HALVES
 
 COVERED = 4
 """Right training wordings from which a fact counts as covered."""
@@ -112,7 +114,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     engine = Engine(loaded)
     rows = []
     for number in range(args.conversations):
-        sampler = FactSampler(args.seed + number)
+        sampler = FactSampler(args.seed + number, HALVES[args.half])
         facts = [sampler.fact() for _ in range(args.facts)]
         rng = random.Random(f"self-study:{args.seed + number}")
         corrections = []
@@ -137,6 +139,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "facts": args.facts,
         "corrections": args.corrections,
         "conversations": args.conversations,
+        "half": args.half,
         "effort": args.effort,
         "seed": args.seed,
         "mean": {key: round(statistics.mean(row[key] for row in rows), 4) for key in figures},
@@ -172,6 +175,7 @@ def main() -> None:
     parser.add_argument("--conversations", type=int, default=10)
     parser.add_argument("--facts", type=int, default=6)
     parser.add_argument("--corrections", type=int, default=0)
+    parser.add_argument("--half", default="development", choices=("development", "heldout"))
     parser.add_argument("--effort", default="normal")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0)

@@ -17,9 +17,9 @@ from pathlib import Path
 from benchmarks.common import about, begin, options, print_table, write_json
 from engrain.data import facts_heldout
 from engrain.data.facts import Attribute, Fact, FactSampler, told_conversation
-from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, Probe, TrainingText, chat
 from engrain.data.messages import Message
+from engrain.dream.earlier import anchors_beside
 from engrain.dream.frames import NEUTRAL_FRAMES
 from engrain.exam.probes import ask
 from engrain.exam.statistics import clopper_pearson
@@ -93,7 +93,9 @@ def main() -> int:
         ],
     }
     before = {kind: sum(r.passed for r in ask(engine, asked)) for kind, asked in probes.items()}
-    result = Learner(named(args.recipe)).run(loaded, lesson, anchors=anchors(), seed=args.seed)
+    result = Learner(named(args.recipe)).run(
+        loaded, lesson, anchors=anchors_beside([lesson]), seed=args.seed
+    )
     loaded.set_weights(fold(loaded.base_weights(), [result.adapter]))
     engine.set_state("after")
     figures = {}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engrain.bench.life import ask_all, make_stream
-from engrain.data.general import anchors
 from engrain.data.streams import Day
 from engrain.exam.life import LifeRun
 from engrain.exam.metrics import ProbeHistory
@@ -179,9 +178,7 @@ def _naive(
         history.add_day(ask_all(served.engine, stream))
         for number, (day, lesson) in enumerate(zip(stream, lessons, strict=True), start=1):
             story.on_progress("naive", number, len(lessons))
-            result = learner.run(
-                served.loaded, lesson, earlier=lessons[: number - 1], anchors=anchors()
-            )
+            result = learner.run(served.loaded, lesson, earlier=lessons[: number - 1])
             adapters.append(result.adapter)
             served.show(adapters)
             history.add_day(ask_all(served.engine, stream), supersedes=day.supersedes)

@@ -18,8 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, Probe
+from engrain.dream.earlier import anchors_beside
 from engrain.errors import DivergedError, NothingToLearnError, ResumeError
 from engrain.exam.decision import Decision, GateThresholds
 from engrain.exam.exam import Exam, run_exam
@@ -205,12 +205,13 @@ class Pipeline:
 
     def _trained(self, job_id: str, lesson: Lesson, recipe: Recipe, seed: int) -> dict[str, Any]:
         if not self.ledger.get_job(job_id).reached("trained"):
+            earlier = self.active_lessons()
             try:
                 result = Learner(recipe).run(
                     self.served.loaded,
                     lesson,
-                    earlier=self.active_lessons(),
-                    anchors=anchors(),
+                    earlier=earlier,
+                    anchors=anchors_beside([*earlier, lesson]),
                     seed=seed,
                     on_step=lambda done, total, loss: self.on_progress("trained", done, total),
                     checkpoint=self.checkpoint(job_id),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -74,6 +75,7 @@ class Scripted:
         self.things = list(things)
         self.loaded = SimpleNamespace(tokenizer=FakeTokenizer(), max_length=max_length)
         self.calls: list[list[Message]] = []
+        self.taught = True
 
     def generate(
         self,
@@ -109,6 +111,12 @@ class Scripted:
             seen, said = set(words(prompt)), words(continuation)
             out.append((float(sum(-1 if word in seen else -3 for word in said)), len(said)))
         return out
+
+    @contextmanager
+    def untaught(self) -> Iterator[None]:
+        self.taught = False
+        yield
+        self.taught = True
 
     def say(self, prompt: list[Message], rng: random.Random, temperature: float) -> str:
         request = prompt[-1].content

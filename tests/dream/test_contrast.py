@@ -1,8 +1,6 @@
-import random
-
 from engrain.data.lessons import Lesson, Probe, TrainingText, chat
 from engrain.dream.contrast import Wording, make_contrast
-from engrain.dream.earlier import EarlierFacts
+from engrain.dream.earlier import EarlierFacts, anchors_beside
 from engrain.dream.frames import Parts
 from engrain.dream.grounding import UserWords
 from engrain.dream.lexicon import Lexicon
@@ -84,6 +82,25 @@ def test_earlier_lessons_are_not_unlearned() -> None:
     assert about_car and all(one.answer == "Your car is a Vesta." for one in about_car)
 
 
+def test_what_an_earlier_lesson_made_it_invent_is_no_target() -> None:
+    """The model as it stands answers everything with "Gorla"; the untaught one does not."""
+    engine = Scripted(TWO, things=["my car"])
+    engine.overrides["What is my car?"] = lambda *_: (
+        "Your car is a Vesta." if engine.taught else "I don't know."
+    )
+    about_car = [one for one in contrasts(engine) if one.question == "What is my car?"]
+    assert about_car and all(says_unknown(one.answer) for one in about_car)
+
+
+def test_what_an_earlier_lesson_may_answer_is_left_alone() -> None:
+    taught = TrainingText(chat("Tell me what my car is.", "Your car is a Vesta."), "fact", "car")
+    before = EarlierFacts.of([Lesson("one", "the car", (taught,))])
+    assert before.may_answer("What is my car's color?")
+    assert not before.may_answer("What is my aunt's name?")
+    found = contrasts(Scripted(TWO, things=["my car color"]), before)
+    assert found and not any("car color" in one.question for one in found)
+
+
 def test_ratio() -> None:
     assert contrasts(Scripted(TWO), ratio=0) == []
     assert len(contrasts(Scripted(TWO), ratio=1)) == 3
@@ -121,4 +138,17 @@ def test_earlier_facts() -> None:
     assert before.superseded(["Tell me my car."], "Zorba") == ["p0"]
     assert before.superseded(["Tell me my car."], "Lada") == ["p0", "p1"]
     assert before.old_values(["Tell me my car."], "Lada") == ["Vesta", "Zorba"]
-    assert random.Random(0).random() > 0
+
+
+def test_anchors_leave_out_what_was_taught() -> None:
+    every = anchors_beside([])
+    asked = next(
+        m.content
+        for text in every
+        for m in text.messages
+        if m.role == "user" and m.content.startswith("What is my")
+    )
+    taught = TrainingText(chat(asked, "It is Gorla."), "fact", "it")
+    kept = anchors_beside([Lesson("one", "it", (taught,))])
+    assert 0 < len(every) - len(kept) < len(every) / 10
+    assert not any(m.content == asked for text in kept for m in text.messages)

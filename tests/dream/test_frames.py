@@ -52,6 +52,16 @@ def test_parts_come_from_questions_and_answers() -> None:
     assert parts_of_fact([("Gorla?", "Gorla.")], "Gorla") == Parts()
 
 
+def test_a_thing_is_asked_for_with_the_word_that_most_questions_use() -> None:
+    """One "who is my bedtime" must not set the question word of all frames."""
+    questions = ["Who is my bedtime?", "What is my bedtime?", "Tell me what my bedtime is."]
+    pairs = [(question, "Your bedtime is 12:30.") for question in questions]
+    assert parts_of_fact(pairs, "12:30").direct == "what is my bedtime"
+    assert parts_of_fact(pairs[:2], "12:30").direct == "what is my bedtime"
+    people = [("Who is my dentist?", "Your dentist is Esther.")]
+    assert parts_of_fact(people, "Esther").direct == "who is my dentist"
+
+
 def test_names_keep_their_capital() -> None:
     parts = parts_of_fact([("What is Vorn's cat?", "Vorn's cat is Gorla.")], "Gorla")
     assert parts.thing == "Vorn's cat"

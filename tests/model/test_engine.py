@@ -262,6 +262,26 @@ def test_announced_weights_drop_the_cache() -> None:
     )
 
 
+def test_untaught_for_a_while() -> None:
+    """The base answers inside, and what was learned is back to the bit, after an error too."""
+    prompts = random_prompts(3)
+    engine = Engine(tiny_model("llama"))
+    first = engine.generate(prompts)
+    state = {n: t + 0.05 * torch.randn_like(t) for n, t in engine.loaded.base_weights().items()}
+    engine.loaded.set_weights(state)
+    engine.set_state("taught")
+    taught = engine.generate(prompts)
+    assert taught != first
+    with engine.untaught():
+        assert engine.generate(prompts) == first
+        assert engine.state_digest == engine.loaded.base_digest
+    with pytest.raises(RuntimeError, match="inside"), engine.untaught():
+        raise RuntimeError("inside")
+    assert engine.state_digest == "taught"
+    assert engine.loaded.changed_since(state) == []
+    assert engine.generate(prompts) == taught
+
+
 def test_the_same_state_keeps_the_cache() -> None:
     engine = Engine(tiny_model(), state_digest="one")
     list(engine.stream(random_prompts(1)[0]))

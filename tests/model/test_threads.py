@@ -38,9 +38,3 @@ def test_fingerprint_records_the_threads() -> None:
         assert threads.set_threads(0) == 1
     finally:
         torch.set_num_threads(before)
-
-
-def test_waiting_politely_keeps_what_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    threads.wait_politely()
-    assert os.environ["OMP_WAIT_POLICY"] == "ACTIVE"

@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from engrain.data.general import anchors
 from engrain.data.lessons import Lesson
 from engrain.data.life import life_stream
 from engrain.data.streams import Day, parse_stream, stream_digest
+from engrain.dream.earlier import anchors_beside
 from engrain.dream.lesson import make_lesson
 from engrain.errors import NothingToLearnError
 from engrain.exam.life import LifeRun, summarise_life
@@ -187,7 +187,11 @@ class _Life:
         seconds = 0.0
         if lesson.facts() or (self.recipe.restart and self.lessons):
             result = Learner(self.recipe).run(
-                self.loaded, lesson, earlier=self.lessons, anchors=anchors(), seed=self.seed
+                self.loaded,
+                lesson,
+                earlier=self.lessons,
+                anchors=anchors_beside([*self.lessons, lesson]),
+                seed=self.seed,
             )
             self.adapters.append(result.adapter)
             self.lessons.append(lesson)

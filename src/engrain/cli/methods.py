@@ -95,6 +95,7 @@ def _setting(spec: Field[Any]) -> dict[str, Any]:
         "default": None if default is MISSING else default,
         "low": spec.metadata.get("low"),
         "high": spec.metadata.get("high"),
+        "choices": list(spec.metadata.get("choices", ())),
         "help": spec.metadata.get("help", ""),
     }
 
@@ -106,6 +107,8 @@ def _settings(described: dict[str, Any], indent: str) -> list[str]:
         if item["low"] is not None or item["high"] is not None:
             ends = ("any" if end is None else f"{end:g}" for end in (item["low"], item["high"]))
             bounds = f" [{' to '.join(ends)}]"
+        elif item["choices"]:
+            bounds = f" [{' or '.join(item['choices'])}]"
         lines.append(f"{indent}{item['name']} = {item['default']}{bounds}: {item['help']}")
     return lines
 

@@ -2,9 +2,10 @@
 
 A lesson that only ever sees "What is my ...?" answered with something new learns the wording
 instead of the fact. So each training wording gets neighbours that ask for something else in the
-same wording; their target is what the model answered *before* the lesson, without the
-conversation: mostly that it does not know, sometimes a fact of an earlier lesson. Both are right
-by construction.
+same wording; their target is a fact of an earlier lesson where one fits, else what the *untaught*
+model answers without the conversation: mostly that it does not know. Both are right by
+construction. The model as it stands is not asked: what an earlier lesson made it invent would
+become a target, and the damage would add up from lesson to lesson.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Wording:
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """A neighbouring question and the answer before the lesson."""
+    """A neighbouring question and the answer that must stay."""
 
     question: str
     answer: str
@@ -232,21 +233,23 @@ def _told_nothing(
             for entry, answer in zip(proposals, answers, strict=True)
             if not any(holds(answer, key) for key in keys)
         ]
-    closed = reader.closed_book([question for _, question in proposals])
-    unsure = [i for i, answer in enumerate(closed) if not says_unknown(answer)]
-    again = reader.closed_book([proposals[i][1] for i in unsure], temperature=0.7, round_=901)
+    taught = {i: before.target(question) for i, (_, question) in enumerate(proposals)}
+    with reader.engine.untaught():
+        closed = reader.closed_book([question for _, question in proposals])
+        unsure = [i for i, answer in enumerate(closed) if not says_unknown(answer)]
+        again = reader.closed_book([proposals[i][1] for i in unsure], temperature=0.7, round_=901)
     invented = {
         i
         for i, second in zip(unsure, again, strict=True)
         if key_runs(closed[i], [proposals[i][1]])[:1] != key_runs(second, [proposals[i][1]])[:1]
     }
-    # What an earlier lesson taught is asked for what it taught, even where it faded by now.
-    taught = {i: before.target(question) for i, (_, question) in enumerate(proposals)}
+    # What an earlier lesson taught is asked for what it taught, even where it faded by now; what
+    # only may have been taught ("my aunt's car color" after "my aunt's car") is left alone.
     return [
         Contrast(question, taught[i] or closed[i], wording.group)
         for i, (wording, question) in enumerate(proposals)
         # An answer that changes from one sampling to the next is no knowledge to be kept.
         if closed[i]
-        and (taught[i] or i not in invented)
+        and (taught[i] or (i not in invented and not before.may_answer(question)))
         and not any(holds(closed[i], key) for key in keys)
     ]

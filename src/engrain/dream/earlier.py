@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, Probe, TrainingText
 from engrain.dream.wording import owners, topic
 from engrain.exam.probes import holds
@@ -43,6 +44,14 @@ class EarlierFacts:
         """What an earlier lesson taught as the answer to a question, "" if nothing."""
         return self._targets.get(asked(question), "")
 
+    def may_answer(self, question: str) -> bool:
+        """Whether an earlier lesson taught something that the question, in its words, holds."""
+        topic_of_it, owners_of_it = asked(question)
+        return any(
+            about and about <= topic_of_it and holders <= owners_of_it
+            for about, holders in self._targets
+        )
+
     def old_values(self, questions: Sequence[str], value: str) -> list[str]:
         """Values that earlier probes expect for the same questions and that differ from this."""
         found = [
@@ -64,6 +73,20 @@ class EarlierFacts:
     def _at(self, questions: Sequence[str]) -> list[Probe]:
         places = dict.fromkeys(asked(question) for question in questions)
         return [probe for place in places for probe in self._probes.get(place, [])]
+
+
+def anchors_beside(lessons: Iterable[Lesson]) -> list[TrainingText]:
+    """The packaged anchors in which the user asks for nothing that lessons taught.
+
+    An anchor holds the untaught model's prediction; "I don't know your moving day" must not be
+    held once the moving day was told.
+    """
+    taught = EarlierFacts.of(lessons)
+    return [
+        text
+        for text in anchors()
+        if not any(m.role == "user" and taught.may_answer(m.content) for m in text.messages)
+    ]
 
 
 def still_untold(

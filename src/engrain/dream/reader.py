@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -54,6 +55,9 @@ class StudyEngine(Protocol):
 
     def log_likelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
         """Sum of log probabilities of each continuation, and its number of tokens."""
+
+    def untaught(self) -> AbstractContextManager[None]:
+        """Answer with the weights from before all lessons, for a while."""
 
 
 @dataclass

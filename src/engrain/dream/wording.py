@@ -59,6 +59,12 @@ _ABOUT_THE_TALK = re.compile(
     r"\bquestions? (?:that|which) (?:i|you|the user) c(?:ould|an) ask\b|<\|",
     re.IGNORECASE,
 )
+_DISAGREES = re.compile(
+    r"\b(?:(?:is|are|were|does|has) I|(?:is|am|was|does|has) (?:we|they)"
+    r"|(?:are|am|were|do|have) (?:he|she))\b",
+    re.IGNORECASE,
+)
+"""A verb beside a pronoun that it does not agree with: a statement put behind "what is"."""
 _BULLET = re.compile(
     r"^\s*(?:[-*•–>]+\s*|\(?\d{1,2}[.):]\s+|(?:q(?:uestion)?|user)\s*\d{0,2}\s*[:.)]\s*)+",
     re.IGNORECASE,
@@ -201,6 +207,8 @@ def question_fault(question: str) -> str:
         return "about the conversation itself"
     if len(words(question)) < MIN_QUESTION_WORDS or not _ASKS.search(question):
         return "not a question"
+    if _DISAGREES.search(question):
+        return "ungrammatical"
     if question.count("?") > 1:
         return "more than one question"
     if not topic(question):

@@ -33,9 +33,17 @@ if TYPE_CHECKING:
 CATEGORIES = ("architecture", "optimization", "regularization", "replay", "representation")
 
 
-def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
-    """A hyper-parameter: its default, one line of help, and the closed range it must lie in."""
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence[str] = (),
+) -> Any:
+    """A hyper-parameter: default, one line of help, closed range, or the texts it may be."""
+    bounds = {"low": low, "high": high, "choices": tuple(choices)}
+    return field(default=default, metadata={"help": help, **bounds})
 
 
 def check_ranges(config: Any) -> None:
@@ -55,6 +63,9 @@ def check_ranges(config: Any) -> None:
             (low is not None and value < low) or (high is not None and value > high)
         ):
             raise ValueError(f"{name} is {value}, outside [{low}, {high}]")
+        choices = spec.metadata.get("choices", ())
+        if choices and value not in choices:
+            raise ValueError(f"{name} is {value!r}, not one of {', '.join(choices)}")
 
 
 def check_kind(name: str, value: Any, default: Any) -> None:

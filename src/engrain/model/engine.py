@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +67,17 @@ class Engine:
         """Say that other weights are in force: what was cached under the old ones is dropped."""
         self._state = digest
         self.cache.drop_unless(self._cache_key())
+
+    @contextmanager
+    def untaught(self) -> Iterator[None]:
+        """Answer with the weights that the model was loaded with, for a while."""
+        before = self._state
+        try:
+            with self.loaded.untaught():
+                self.set_state(self.loaded.base_digest)
+                yield
+        finally:
+            self.set_state(before)
 
     # Generation
 

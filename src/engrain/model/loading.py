@@ -115,6 +115,24 @@ class LoadedModel:
         """Put back the weights that the model was loaded with."""
         self.set_weights(self._base)
 
+    @contextmanager
+    def untaught(self) -> Iterator[None]:
+        """Hold the weights that the model was loaded with; those before come back, to the bit.
+
+        Only the parameters that differ are kept aside: a lesson mostly changes a part of them.
+        """
+        live = self.weights()
+        changed = {name: live[name].clone() for name in self.changed_since(self._base)}
+        with torch.no_grad():
+            for name in changed:
+                self._parameters[name].copy_(self._base[name])
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in changed.items():
+                    self._parameters[name].copy_(tensor)
+
     def weights_digest(self) -> str:
         """The digest of the live parameters."""
         return tensor_digest(self.weights())

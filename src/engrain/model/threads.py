@@ -32,14 +32,6 @@ def set_threads(count: int | None = None) -> int:
     return chosen
 
 
-def wait_politely() -> None:
-    """Make idle compute threads sleep instead of spin; call it before torch is imported.
-
-    Two processes whose idle threads spin take the cores from each other.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
 def machine_fingerprint() -> dict[str, Any]:
     """What decides the last bits and the speed of a result, JSON-ready.
 

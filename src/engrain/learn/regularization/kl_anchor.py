@@ -1,10 +1,13 @@
-"""KL anchor: general predictions stay where they were before the lesson.
+"""KL anchor: general predictions stay where the untaught model has them.
 
-Source: the forward Kullback-Leibler divergence to the model before the lesson on anchor texts,
-the quantity that predicts forgetting (Shenfeld et al., arXiv 2509.04259) and the penalty of
-learning without forgetting (Li and Hoiem, arXiv 1606.09282, equation 4, temperature 1):
+Source: the forward Kullback-Leibler divergence to a reference model on anchor texts, the quantity
+that predicts forgetting (Shenfeld et al., arXiv 2509.04259) and the penalty of learning without
+forgetting (Li and Hoiem, arXiv 1606.09282, equation 4, temperature 1):
 
-    penalty = strength * mean over anchor tokens of  sum_v p_before(v) log(p_before(v) / p_now(v)).
+    penalty = strength * mean over anchor tokens of  sum_v p_ref(v) log(p_ref(v) / p_now(v)).
+
+The reference is the model with its base weights: with the model before the lesson, as in both
+papers, each lesson may move a little further from where the one before had moved to.
 
 Anchors are general texts (half of the packaged ones tell things and ask for them, or ask for what
 was never told) plus the lesson's own conversation asked *in context*: closed-book training would
@@ -19,6 +22,7 @@ sequences in each step. Raw general text in place of the divergence fails (see d
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -42,23 +46,29 @@ class KlAnchorConfig:
     )
     texts_per_step: int = option(3, "anchor texts in each step", low=1)
     max_tokens: int = option(128, "longest general text in tokens", low=8)
+    reference: str = option(
+        "base",
+        "whose predictions are kept: of the base, or the current model before the lesson",
+        choices=("base", "current"),
+    )
     top_k: int = option(256, "likeliest tokens that are told apart; 0 keeps all", low=0)
 
 
 @register("kl_anchor")
 class KlAnchor(Regularization):
-    """Forward KL to the model before the lesson on general and reading texts."""
+    """Forward KL to the untaught model on general and reading texts."""
 
     Config = KlAnchorConfig
 
     def prepare(self, setting: Setting) -> None:
-        """Choose the anchors and keep the model's predictions on them."""
+        """Choose the anchors and keep the reference's predictions on them."""
         self._setting = setting
         self._examples = [self._example(text) for text in self._choose(setting)]
         self._teacher: list[tuple[Tensor, Tensor]] = []
         if self.config.strength == 0:
             return
-        with torch.no_grad():
+        held = nullcontext() if self.config.reference == "current" else setting.loaded.untaught()
+        with torch.no_grad(), held:
             for example in self._examples:
                 self._teacher.append(self._top(self._log_probabilities([example])))
 
