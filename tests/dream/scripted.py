@@ -75,6 +75,7 @@ class Scripted:
         self.things = list(things)
         self.loaded = SimpleNamespace(tokenizer=FakeTokenizer(), max_length=max_length)
         self.calls: list[list[Message]] = []
+        self.stems: dict[str, str] = {}
         self.taught = True
 
     def generate(
@@ -85,6 +86,7 @@ class Scripted:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
+        prefixes: Sequence[str] | None = None,
     ) -> list[str]:
         out = []
         for number, prompt in enumerate(prompts):
@@ -92,7 +94,9 @@ class Scripted:
             assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"], roles
             self.calls.append(list(prompt))
             rng = random.Random(f"{seed}:{number}") if temperature else random.Random("greedy")
-            out.append(self.say(list(prompt), rng, temperature))
+            begun = prefixes[number] if prefixes else ""
+            answer = self.stems.get(begun) or self.say(list(prompt), rng, temperature)
+            out.append(answer.removeprefix(begun) if answer.startswith(begun) else " unclear.")
         return out
 
     def complete(

@@ -62,6 +62,13 @@ def test_a_thing_is_asked_for_with_the_word_that_most_questions_use() -> None:
     assert parts_of_fact(people, "Esther").direct == "who is my dentist"
 
 
+def test_stem_of_an_answer() -> None:
+    assert parts_of("What is my aunt's cat?").answer_stem == "Your aunt's cat is"
+    assert parts_of("Who were our first guests?").answer_stem == "Your first guests were"
+    assert parts_of("What is Vorn's motto?").answer_stem == "Vorn's motto is"
+    assert parts_of("What do I collect?").answer_stem == ""
+
+
 def test_names_keep_their_capital() -> None:
     parts = parts_of_fact([("What is Vorn's cat?", "Vorn's cat is Gorla.")], "Gorla")
     assert parts.thing == "Vorn's cat"

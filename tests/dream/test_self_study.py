@@ -226,6 +226,27 @@ def test_wavering_reader_gets_a_second_chance_by_majority() -> None:
     assert checker.vote([]) == []
 
 
+def test_a_reader_that_garbles_what_is_asked_is_given_the_stem_of_the_answer() -> None:
+    """The stem helps to find the value; it opens no door to a value that the user did not say."""
+    talk = conversation("My aunt's cat is Gorla.", "OK", "My favorite cheese is Brellin.", "OK")
+
+    class Garbles(Scripted):
+        def say(self, prompt: list[Message], rng: random.Random, temperature: float) -> str:
+            text = super().say(prompt, rng, temperature)
+            return "Your auntmower is unclear." if text == TWO[0].answer() else text
+
+    def found(value: str) -> set[str]:
+        engine = Garbles(TWO)
+        engine.stems = {"Your aunt's cat is": f"Your aunt's cat is {value}."}
+        result = study(engine, talk)
+        taught = {text.target for text in result.texts if text.kind == "fact"}
+        assert taught <= {fact.answer() for fact in TWO}
+        return {fact.value for fact in result.facts}
+
+    assert found("Gorla") == {"Gorla", "Brellin"}
+    assert found("Brellin") == found("Zorba") == {"Brellin"}
+
+
 def test_wordings_that_do_not_say_what_they_ask_for_are_refused() -> None:
     vague = "Who did my aunt call this?"
     about = f"{ABOUT}My aunt's cat is Gorla."

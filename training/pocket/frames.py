@@ -32,7 +32,7 @@ def pick(rng: random.Random, options: Sequence[str]) -> str:
     return options[int(rng.random() * len(options))]
 
 
-def open_noun(rng: random.Random, invented: float = 0.4) -> str:
+def open_noun(rng: random.Random, invented: float = 0.3) -> str:
     """A noun of any spelling: with a closed list the model learns the list, not to copy."""
     if rng.random() < invented:
         return pseudo(rng, 2, 3)

@@ -38,9 +38,9 @@ DEVELOPMENT = unseen_tables(
     Wordings(development.STATEMENTS, development.QUESTIONS, development.CORRECTIONS),
 )
 HALVES = {"train": TRAIN, "development": DEVELOPMENT, "heldout": HELDOUT}
-_OPEN_ATTRIBUTE_SHARE = 0.35
-_OPEN_OWNER_SHARE = 0.15
-_OPEN_VERB_SHARE = 0.35
+_OPEN_ATTRIBUTE_SHARE = 0.6
+_OPEN_OWNER_SHARE = 0.4
+_OPEN_VERB_SHARE = 0.5
 _UNCLEAR = (
     "Did I tell",
     "Have I",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engrain.data.messages import Conversation
+from engrain.dream.frames import parts_of
 from engrain.dream.grounding import Mention, Sentence, UserWords
 from engrain.dream.lexicon import GARBLED, STRAYED, Lexicon
 from engrain.dream.reader import Reader
@@ -36,12 +37,17 @@ OTHER_MEANING = "the rewording asks for something else"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A question that might be learned; ``wanted`` is the key that a rewording must keep."""
+    """A question that might be learned.
+
+    ``wanted`` is the key that a rewording must keep; ``stem`` begins the answer in a second try. A
+    small model that garbles what it is asked for ("Your lawnmother's mower") still finds the value.
+    """
 
     question: str
     window: int
     origin: str
     wanted: tuple[str, ...] = ()
+    stem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,10 @@ class Checked:
     answer: str
     key: tuple[str, ...]
     mention: Mention
+
+
+Outcome = tuple[tuple[str, ...], Mention] | str
+"""The key of an answer and where the user said it, or why there is none."""
 
 
 @dataclass
@@ -94,14 +104,12 @@ class Checker:
         """Ask all candidates and give those that pass every check.
 
         A rewording whose answer keeps the key has agreed with an answer that passed all checks:
-        it is asked once.
+        it is asked once, or once more with the stem of its answer.
         """
         todo = list(self.fresh(candidates))
         self.rounds += 1
-        answers = self.reader.read([(c.window, c.question) for c in todo])
         found: list[Checked] = []
-        for candidate, answer in zip(todo, answers, strict=True):
-            outcome = self._ground(candidate, answer)
+        for candidate, answer, outcome in self._answered(todo):
             if isinstance(outcome, str):
                 self.refuse(candidate.question, outcome)
                 self.failed.append(candidate)
@@ -115,11 +123,25 @@ class Checker:
         passed = agreed | {f.question for f in self._unknown(same)}
         return [f for f in found if f.question in passed]
 
+    def _answered(self, todo: Sequence[Candidate]) -> list[tuple[Candidate, str, Outcome]]:
+        """Each candidate with its answer and what that is worth."""
+        answers = self.reader.read([(c.window, c.question) for c in todo])
+        outcomes = [self._ground(c, answer) for c, answer in zip(todo, answers, strict=True)]
+        again = [i for i, c in enumerate(todo) if c.stem and isinstance(outcomes[i], str)]
+        begun = self.reader.read(
+            [(todo[i].window, todo[i].question) for i in again],
+            begun=[todo[i].stem for i in again],
+        )
+        for i, answer in zip(again, begun, strict=True):
+            answers[i], outcomes[i] = answer, self._ground(todo[i], answer)
+        return list(zip(todo, answers, outcomes, strict=True))
+
     def vote(self, missed: Iterable[Sentence]) -> list[Checked]:
         """A second chance for questions about sentences that nothing was learned from.
 
-        The model answers each several times; what most of the answers say, and passes every other
-        check, counts. The first answer of a weak reader is often not its most common one.
+        The model answers each several times, from the stem of the answer on where there is one;
+        what most of the answers say, and passes every other check, counts. The first answer of a
+        weak reader is often not its most common one.
         """
         places = {sentence.place for sentence in missed}
         chosen: dict[int, list[Candidate]] = {}
@@ -127,11 +149,17 @@ class Checker:
             sentence = self.said.told_in(candidate.question)
             if sentence is not None and sentence.place in places and not candidate.wanted:
                 chosen.setdefault(sentence.place, []).append(candidate)
-        todo = [c for found in chosen.values() for c in found[:VOTED_QUESTIONS]]
+        stem = {c: parts_of(c.question).answer_stem for found in chosen.values() for c in found}
+        todo = [
+            c
+            for found in chosen.values()
+            for c in sorted(found, key=lambda c: not stem[c])[:VOTED_QUESTIONS]
+        ]
         answers = self.reader.read(
             [(c.window, c.question) for c in todo for _ in range(VOTES)],
             temperature=CONSISTENCY_TEMPERATURE,
             round_=700,
+            begun=[stem[c] for c in todo for _ in range(VOTES)],
         )
         won = []
         for number, candidate in enumerate(todo):
@@ -162,7 +190,7 @@ class Checker:
             return GARBLED
         return STRAYED if self.lexicon.strayed(topic(question)) else ""
 
-    def _ground(self, candidate: Candidate, answer: str) -> tuple[tuple[str, ...], Mention] | str:
+    def _ground(self, candidate: Candidate, answer: str) -> Outcome:
         """The key of an answer and where the user said it, or why there is none."""
         if not answer or says_unknown(answer):
             return NOT_KNOWN

@@ -72,6 +72,7 @@ _INVERTED = re.compile(
     re.IGNORECASE,
 )
 _OWNER = re.compile(rf"^(?P<owner>(?:my|our)(?: [^\s'’]+)*?|{NAME}(?: {NAME})?)['’]s (?P<rest>.+)$")
+_MINE = re.compile(r"\b(?:my|our)\b", re.IGNORECASE)
 _LEAD = re.compile(r"^(?:my|our)\s+(?P<rest>.+)$", re.IGNORECASE)
 
 
@@ -87,6 +88,15 @@ class Parts:
     def of_thing(cls, thing: str, wh: str = "what", be: str = "is") -> Parts:
         """The parts of a question for a thing that somebody has."""
         return cls(thing, f"{wh} {be} {thing}", f"{wh} {thing} {be}")
+
+    @property
+    def answer_stem(self) -> str:
+        """How a plain answer begins ("Your aunt's cat is"), "" where only a clause is known."""
+        if not self.thing:
+            return ""
+        be = self.direct.split()[1]
+        stem = _MINE.sub("your", self.thing)
+        return f"{stem[:1].upper()}{stem[1:]} {be}"
 
     def slots(self) -> dict[str, str]:
         """The known parts by slot."""

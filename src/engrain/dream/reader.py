@@ -39,8 +39,9 @@ class StudyEngine(Protocol):
         temperature: float = ...,
         top_p: float = ...,
         seed: int = ...,
+        prefixes: Sequence[str] | None = ...,
     ) -> list[str]:
-        """Answer each conversation, in order."""
+        """Answer each conversation, in order; with prefixes, what follows those."""
 
     def complete(
         self,
@@ -84,8 +85,12 @@ class Reader:
         max_new_tokens: int = ANSWER_TOKENS,
         temperature: float = 0.0,
         round_: int = 0,
+        begun: Sequence[str] | None = None,
     ) -> list[str]:
-        """Answer prompts; ``round_`` tells samplings of the same prompts apart."""
+        """Answer prompts; ``round_`` tells samplings of the same prompts apart.
+
+        ``begun`` are the first words of the answers, which stand in what is given.
+        """
         if not prompts:
             return []
         self.asked += len(prompts)
@@ -95,7 +100,10 @@ class Reader:
             temperature=temperature,
             top_p=0.95 if temperature else 1.0,
             seed=(self.seed * 1009 + round_) % 2**31,
+            prefixes=begun,
         )
+        if begun:
+            texts = [first + text for first, text in zip(begun, texts, strict=True)]
         return [text.strip() for text in texts]
 
     def with_conversation(self, window: int, request: str) -> list[Message]:
@@ -108,10 +116,11 @@ class Reader:
         *,
         temperature: float = 0.0,
         round_: int = 0,
+        begun: Sequence[str] | None = None,
     ) -> list[str]:
         """Answer questions, each with the window of the conversation that it belongs to."""
         prompts = [self.with_conversation(window, question) for window, question in questions]
-        return self.generate(prompts, temperature=temperature, round_=round_)
+        return self.generate(prompts, temperature=temperature, round_=round_, begun=begun)
 
     def closed_book(
         self, questions: Sequence[str], *, temperature: float = 0.0, round_: int = 0

@@ -308,7 +308,9 @@ def _add_wordings(
         made = _fillings(neutral, parts, known, max(NEUTRAL_FRAMES_A_FACT, missing))
         made += _fillings(own, parts, known | set(made), missing)
         window = fact.pairs[0].window
-        proposals += [(fact, Candidate(text, window, "frame", fact.key)) for text in made]
+        # Frames keep what is asked for by construction, so the stem of the answer may be given.
+        stem = parts.answer_stem
+        proposals += [(fact, Candidate(text, window, "frame", fact.key, stem)) for text in made]
     _take(checker, proposals)
 
 
