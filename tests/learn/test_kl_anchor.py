@@ -45,6 +45,28 @@ def test_what_earlier_lessons_moved_is_paid_only_against_the_base() -> None:
     assert loaded.changed_since(before) == []
 
 
+def test_every_anchor_token_counts_the_same() -> None:
+    """Over one round of steps the penalty is the strength times the mean over all tokens."""
+    torch.manual_seed(2)
+    loaded = moved(tiny_model("llama"))
+    words = "the quick brown fox jumps over a lazy dog and runs on"
+    texts = [TrainingText(chat("Go on.", words[: 4 + 5 * i])) for i in range(7)]
+    setting = Setting(loaded, LESSON, anchors=texts)
+
+    def penalties(texts_per_step: int) -> list[float]:
+        config = KlAnchorConfig(strength=2.0, texts=7, texts_per_step=texts_per_step, top_k=0)
+        anchor = KlAnchor(config)
+        anchor.prepare(setting)
+        steps = -(-7 // texts_per_step)
+        return [float(anchor.penalty(step).detach()) for step in range(steps)]
+
+    whole = penalties(7)
+    for count in (1, 2, 3):
+        found = penalties(count)
+        assert sum(found) / len(found) == pytest.approx(whole[0], rel=1e-3)
+        assert len(set(found)) == len(found)
+
+
 def test_an_unknown_reference_is_refused() -> None:
     with pytest.raises(ValueError, match="not one of base, current"):
         KlAnchor(KlAnchorConfig(reference="yesterday"))

@@ -63,14 +63,14 @@ class KlAnchor(Regularization):
     def prepare(self, setting: Setting) -> None:
         """Choose the anchors and keep the reference's predictions on them."""
         self._setting = setting
-        self._examples = [self._example(text) for text in self._choose(setting)]
+        self._groups = self._grouped([self._example(text) for text in self._choose(setting)])
         self._teacher: list[tuple[Tensor, Tensor]] = []
         if self.config.strength == 0:
             return
         held = nullcontext() if self.config.reference == "current" else setting.loaded.untaught()
         with torch.no_grad(), held:
-            for example in self._examples:
-                self._teacher.append(self._top(self._log_probabilities([example])))
+            for group in self._groups:
+                self._teacher.append(self._top(self._log_probabilities(group)))
 
     def _choose(self, setting: Setting) -> list[TrainingText]:
         rng = setting.rng("kl_anchor")
@@ -91,6 +91,14 @@ class KlAnchor(Regularization):
         ids = example.ids[: self.config.max_tokens]
         return Example(ids, (False, *(True,) * (len(ids) - 1)), 0, kind="anchor")
 
+    def _grouped(self, examples: list[Example]) -> list[list[Example]]:
+        """The anchors of each step: those of like length together, so that few are padded."""
+        count = self.config.texts_per_step
+        ordered = sorted(examples, key=len)
+        groups = [ordered[at : at + count] for at in range(0, len(ordered), count)]
+        self._setting.rng("kl_anchor", "order").shuffle(groups)
+        return groups
+
     def _log_probabilities(self, examples: list[Example]) -> Tensor:
         batch = Batch.of(examples, self._setting.loaded.pad_id)
         with autocast():
@@ -104,17 +112,18 @@ class KlAnchor(Regularization):
         return values, index
 
     def penalty(self, step: int) -> Tensor:
-        """The weighted divergence on this step's anchors."""
+        """The weighted divergence on this step's anchors.
+
+        Divided by the tokens of a mean step, not of this one, so that every anchor token counts
+        the same whatever the length of its group.
+        """
         if not self._teacher:
             return torch.zeros(())
-        count = min(self.config.texts_per_step, len(self._examples))
-        first = step * count
-        rows = [(first + i) % len(self._examples) for i in range(count)]
-        log_q = self._log_probabilities([self._examples[row] for row in rows])
-        log_p = torch.cat([self._teacher[row][0] for row in rows])
-        index = torch.cat([self._teacher[row][1] for row in rows])
-        strength = float(self.config.strength)
-        return strength * coarse_kl(log_p, log_q.gather(-1, index)).mean()
+        at = step % len(self._groups)
+        log_p, index = self._teacher[at]
+        log_q = self._log_probabilities(self._groups[at]).gather(-1, index)
+        tokens = sum(len(known) for known, _ in self._teacher) / len(self._teacher)
+        return float(self.config.strength) * coarse_kl(log_p, log_q).sum() / tokens
 
 
 def coarse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
