@@ -1,10 +1,10 @@
 """Where the questions of self-study come from.
 
 First the model is asked for them: lists over the whole conversation, then one for each sentence
-of the user. What is still without a question after the checks gets a second round that needs no
-skill in following instructions: the model goes on with the user's next message, and sentences of
-the plain form "my ... is ..." are turned into questions by rule. All of it is only proposed; the
-checks decide.
+of the user. What is still without a question after the checks gets a second round, with the one
+message in view, that needs no skill in following instructions: the model goes on with the user's
+next message, and sentences of the plain form "my ... is ..." are turned into questions by rule. All
+of it is only proposed; the checks decide.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from engrain.data.facts import QUESTION_INSTRUCTION_ABOUT, QUESTIONS_INSTRUCTION
 from engrain.data.messages import Conversation
 from engrain.dream.checks import Candidate
-from engrain.dream.frames import lowered
+from engrain.dream.frames import lowered, parts_of
 from engrain.dream.grounding import Sentence, UserWords
 from engrain.dream.reader import LIST_TOKENS, QUESTION_TOKENS, Reader
 from engrain.dream.wording import NAME, question_lines, tidy
@@ -54,7 +54,9 @@ def ask_for_questions(
         for number, text in enumerate(texts)
         for question in question_lines(text)
     ]
-    return candidates + _about(reader, said.statements(), about, round_=2, greedy=True)
+    places = _windows(reader)
+    about_whole = [(s, places[s.text]) for s in said.statements() if s.text in places]
+    return candidates + _about(reader, about_whole, about, round_=2, greedy=True)
 
 
 def ask_again(
@@ -63,12 +65,14 @@ def ask_again(
     """The second round, for the sentences that no accepted question came from."""
     if not missed:
         return []
-    places = _windows(reader)
-    candidates = _about(reader, missed, about, round_=4, greedy=False)
-    for sentence in missed:
-        window = places.get(sentence.text, 0)
-        candidates += [Candidate(text, window, "rule") for text in plain_questions(sentence.text)]
-    windows = list(dict.fromkeys(places.get(sentence.text, 0) for sentence in missed))
+    alone = [(sentence, reader.narrow(sentence.message)) for sentence in missed]
+    candidates = _about(reader, alone, about, round_=4, greedy=False)
+    candidates += [
+        Candidate(text, window, "rule", stem=parts_of(text).answer_stem)
+        for sentence, window in alone
+        for text in plain_questions(sentence.text)
+    ]
+    windows = list(dict.fromkeys(window for _, window in alone))
     begun = [(w, opener) for w in windows for opener in USER_OPENERS for _ in range(turns)]
     texts = reader.continue_user(
         [opener for _, opener in begun],
@@ -110,14 +114,17 @@ def _infinitive(verb: str) -> str:
 
 
 def _about(
-    reader: Reader, sentences: Iterable[Sentence], samples: int, *, round_: int, greedy: bool
+    reader: Reader,
+    sentences: Iterable[tuple[Sentence, int]],
+    samples: int,
+    *,
+    round_: int,
+    greedy: bool,
 ) -> list[Candidate]:
-    """A question about each of some sentences, greedily and in samples."""
-    places = _windows(reader)
+    """A question about each of some sentences, in their windows, greedily and in samples."""
     asked = [
-        (places[sentence.text], QUESTION_INSTRUCTION_ABOUT.format(statement=sentence.text))
-        for sentence in sentences
-        if sentence.text in places
+        (window, QUESTION_INSTRUCTION_ABOUT.format(statement=sentence.text))
+        for sentence, window in sentences
     ]
     prompts = [reader.with_conversation(window, request) for window, request in asked]
     texts = reader.generate(prompts, max_new_tokens=QUESTION_TOKENS) if greedy else []
@@ -133,7 +140,7 @@ def _about(
 def _windows(reader: Reader) -> dict[str, int]:
     """The first window in which each sentence of the user stands."""
     places: dict[str, int] = {}
-    for number, window in enumerate(reader.windows):
+    for number, window in enumerate(reader.windows[: reader.whole]):
         for sentence in UserWords.of(Conversation(window)).sentences:
             places.setdefault(sentence.text, number)
     return places

@@ -8,7 +8,7 @@ or took back. Each refusal is kept with its reason, in words.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engrain.data.messages import Conversation
 from engrain.dream.frames import parts_of
@@ -52,7 +52,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """A question that passed: its answer with the conversation, and where the user said it."""
+    """A question that passed: its answer with the conversation, and where the user said it.
+
+    ``stem`` is what the answer had to be begun with, "" where the model needed no help.
+    """
 
     question: str
     window: int
@@ -60,6 +63,7 @@ class Checked:
     answer: str
     key: tuple[str, ...]
     mention: Mention
+    stem: str = ""
 
 
 Outcome = tuple[tuple[str, ...], Mention] | str
@@ -115,7 +119,7 @@ class Checker:
                 self.failed.append(candidate)
             else:
                 where = (candidate.question, candidate.window, candidate.origin)
-                found.append(Checked(*where, answer, *outcome))
+                found.append(Checked(*where, answer, *outcome, candidate.stem))
         agreed = {c.question for c in todo if c.wanted}
         same = self._consistent([f for f in found if f.question not in agreed])
         wavering = {f.question for f in found} - agreed - {f.question for f in same}
@@ -124,7 +128,7 @@ class Checker:
         return [f for f in found if f.question in passed]
 
     def _answered(self, todo: Sequence[Candidate]) -> list[tuple[Candidate, str, Outcome]]:
-        """Each candidate with its answer and what that is worth."""
+        """Each candidate with its answer and what that is worth; the stem goes if not needed."""
         answers = self.reader.read([(c.window, c.question) for c in todo])
         outcomes = [self._ground(c, answer) for c, answer in zip(todo, answers, strict=True)]
         again = [i for i, c in enumerate(todo) if c.stem and isinstance(outcomes[i], str)]
@@ -132,34 +136,39 @@ class Checker:
             [(todo[i].window, todo[i].question) for i in again],
             begun=[todo[i].stem for i in again],
         )
+        tried = [replace(candidate, stem="") for candidate in todo]
         for i, answer in zip(again, begun, strict=True):
-            answers[i], outcomes[i] = answer, self._ground(todo[i], answer)
-        return list(zip(todo, answers, outcomes, strict=True))
+            tried[i], answers[i], outcomes[i] = todo[i], answer, self._ground(todo[i], answer)
+        return list(zip(tried, answers, outcomes, strict=True))
 
     def vote(self, missed: Iterable[Sentence]) -> list[Checked]:
         """A second chance for questions about sentences that nothing was learned from.
 
-        The model answers each several times, from the stem of the answer on where there is one;
-        what most of the answers say, and passes every other check, counts. The first answer of a
-        weak reader is often not its most common one.
+        The model answers each several times, with that one message in view and from the stem of
+        the answer on where there is one; what most of the answers say, and passes every other
+        check, counts. The first answer of a weak reader is often not its most common one.
         """
         places = {sentence.place for sentence in missed}
         chosen: dict[int, list[Candidate]] = {}
         for candidate in self.failed:
             sentence = self.said.told_in(candidate.question)
             if sentence is not None and sentence.place in places and not candidate.wanted:
-                chosen.setdefault(sentence.place, []).append(candidate)
-        stem = {c: parts_of(c.question).answer_stem for found in chosen.values() for c in found}
+                again = replace(
+                    candidate,
+                    window=self.reader.narrow(sentence.message),
+                    stem=parts_of(candidate.question).answer_stem,
+                )
+                chosen.setdefault(sentence.place, []).append(again)
         todo = [
-            c
+            candidate
             for found in chosen.values()
-            for c in sorted(found, key=lambda c: not stem[c])[:VOTED_QUESTIONS]
+            for candidate in sorted(found, key=lambda c: not c.stem)[:VOTED_QUESTIONS]
         ]
         answers = self.reader.read(
             [(c.window, c.question) for c in todo for _ in range(VOTES)],
             temperature=CONSISTENCY_TEMPERATURE,
             round_=700,
-            begun=[stem[c] for c in todo for _ in range(VOTES)],
+            begun=[c.stem for c in todo for _ in range(VOTES)],
         )
         won = []
         for number, candidate in enumerate(todo):
@@ -177,7 +186,8 @@ class Checker:
             outcome = self._ground(candidate, answer)
             if not isinstance(outcome, str):
                 where = (candidate.question, candidate.window, candidate.origin)
-                by_key.setdefault(outcome[0], []).append(Checked(*where, answer, *outcome))
+                found = Checked(*where, answer, *outcome, candidate.stem)
+                by_key.setdefault(outcome[0], []).append(found)
         best = max(by_key.values(), key=len, default=[])
         if 2 * len(best) <= len(answers):
             return None
@@ -224,6 +234,7 @@ class Checker:
             [(pair.window, pair.question) for pair in found],
             temperature=CONSISTENCY_TEMPERATURE,
             round_=500 + self.rounds,
+            begun=[pair.stem for pair in found],
         )
         same = [
             holds(second, pair.key) and not says_unknown(second)

@@ -226,7 +226,7 @@ def _told_nothing(
 ) -> list[Contrast]:
     """Proposals that the conversation does not answer, with the answer without it."""
     # Every window is asked: a question is contrast only if no part of the talk answers it.
-    for window in range(len(reader.windows)):
+    for window in range(reader.whole):
         answers = reader.read([(window, question) for _, question in proposals])
         proposals = [
             entry

@@ -65,6 +65,7 @@ class StudyEngine(Protocol):
 class Reader:
     """An engine with a conversation to read, in windows that fit its context.
 
+    The first ``whole`` windows make up the conversation; :meth:`narrow` adds single messages.
     ``asked`` counts the prompts that were sent, for the report.
     """
 
@@ -72,11 +73,30 @@ class Reader:
     windows: list[tuple[Message, ...]]
     seed: int = 0
     asked: int = field(default=0)
+    messages: tuple[Message, ...] = ()
+    whole: int = 0
 
     @classmethod
     def of(cls, engine: StudyEngine, conversation: Conversation, seed: int) -> Reader:
         """Cut a conversation into windows and make a reader of them."""
-        return cls(engine, windows(engine, conversation), seed)
+        found = windows(engine, conversation)
+        return cls(engine, found, seed, 0, conversation.messages, len(found))
+
+    def narrow(self, number: int) -> int:
+        """The window that holds one message, the question before it and the reply to it.
+
+        A weak reader mixes up what stands close together; in one message there is less to mix up.
+        """
+        first, last = number, number + 1
+        before = self.messages[max(0, number - 1)]
+        if number and before.role == "assistant" and "?" in before.content:
+            first -= 1
+        if last < len(self.messages) and self.messages[last].role == "assistant":
+            last += 1
+        piece = windows(self.engine, Conversation(self.messages[first:last]))[-1]
+        if piece not in self.windows:
+            self.windows.append(piece)
+        return self.windows.index(piece)
 
     def generate(
         self,
