@@ -43,7 +43,7 @@ def test_good_reader_covers_everything(seed: int) -> None:
     assert row["covered"] == 1.0 and row["precision"] == 1.0
     assert row["probe_precision"] == 1.0 and row["contrast_harmful"] == 0
     assert result.coverage > 0.8
-    assert 1.5 <= row["contrast_per_text"] <= 2.5
+    assert row["contrast"] == round(EFFORTS["normal"].contrast * row["texts"])
 
 
 def test_shape_of_a_study() -> None:

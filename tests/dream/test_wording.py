@@ -56,6 +56,7 @@ def test_lists_are_taken_apart() -> None:
         ("What is it?", "asks about nothing in particular"),
         ("Think hard: what is I crave walnut bread?", "ungrammatical"),
         ("What are he like?", "ungrammatical"),
+        ("What do you know about Chifla\ufffd?", "ungrammatical"),
         ("Where was I raised, and who are they?", ""),
         ("What is my motto?", ""),
         ("Name my favorite cheese, please.", ""),

@@ -66,8 +66,12 @@ class Effort:
     """Contrast texts wanted for a training wording."""
 
 
+NEUTRAL = "neutral"
+"""The origin of wordings from frames which are not the model's own."""
 NEUTRAL_FRAMES_A_FACT = 12
-"""Wordings of every fact that come from frames which are not the model's own."""
+"""Such wordings proposed for every fact."""
+CLEAN_WORDINGS = 4
+"""So many of them from which on a fact's probes are chosen among them alone."""
 
 EFFORTS = {
     "low": Effort(lists=1, about=0, turns=1, rephrasings=1.0, wordings=6, contrast=1.0),
@@ -283,7 +287,15 @@ def _resolve(facts: list[_Fact], said: UserWords, checker: Checker) -> list[_Fac
 def _add_wordings(
     reader: Reader, checker: Checker, facts: Sequence[_Fact], rephrasings: float, wanted: int
 ) -> None:
-    """More wordings for facts that have too few: the model's own, then frames of its wordings."""
+    """More wordings: neutral frames for all facts; for those that lack more, the model's own."""
+    proposals = []
+    for place, fact in enumerate(facts):
+        # A small model's own wordings are much alike: some neutral ones always, others each time.
+        turn = place * NEUTRAL_FRAMES_A_FACT % len(NEUTRAL_FRAMES)
+        frames = (*NEUTRAL_FRAMES[turn:], *NEUTRAL_FRAMES[:turn])
+        count = max(NEUTRAL_FRAMES_A_FACT, wanted - len(fact.pairs))
+        proposals += _framed(fact, frames, NEUTRAL, count)
+    _take(checker, proposals)
     asked = [
         (fact, pair, REPHRASE_INSTRUCTION.format(question=pair.question))
         for fact in facts
@@ -298,20 +310,21 @@ def _add_wordings(
     _take(checker, proposals)
     own = _frames(facts)
     proposals = []
-    for place, fact in enumerate(facts):
-        missing = max(0, wanted - len(fact.pairs))
-        parts = _parts(fact)
-        known = {pair.question for pair in fact.pairs}
-        # A small model's own wordings are much alike: some neutral ones always, others each time.
-        turn = place * NEUTRAL_FRAMES_A_FACT % len(NEUTRAL_FRAMES)
-        neutral = (*NEUTRAL_FRAMES[turn:], *NEUTRAL_FRAMES[:turn])
-        made = _fillings(neutral, parts, known, max(NEUTRAL_FRAMES_A_FACT, missing))
-        made += _fillings(own, parts, known | set(made), missing)
-        window = fact.pairs[0].window
-        # Frames keep what is asked for by construction, so the stem of the answer may be given.
-        stem = parts.answer_stem
-        proposals += [(fact, Candidate(text, window, "frame", fact.key, stem)) for text in made]
+    for fact in facts:
+        proposals += _framed(fact, own, "frame", max(0, wanted - len(fact.pairs)))
     _take(checker, proposals)
+
+
+def _framed(
+    fact: _Fact, frames: Iterable[str], origin: str, count: int
+) -> list[tuple[_Fact, Candidate]]:
+    """A fact in so many frames. They keep what is asked for, so the answer's stem may be given."""
+    parts, known = _parts(fact), {pair.question for pair in fact.pairs}
+    window = fact.pairs[0].window
+    return [
+        (fact, Candidate(text, window, origin, fact.key, parts.answer_stem))
+        for text in _fillings(frames, parts, known, count)
+    ]
 
 
 def _fillings(frames: Iterable[str], parts: Parts, known: set[str], most: int) -> list[str]:
@@ -379,19 +392,25 @@ def _choose(
         for pair in distinct:
             checker.refuse(pair.question, FEW_WORDINGS)
         return [], []
-    # A recall probe is a plain wording; the paraphrase probe is the one least like the others.
-    first = rng.randrange(len(distinct))
-    probes = [distinct.pop(first)]
+    # What a small model words most unlike the others is often garbled, and no fair question.
+    clean = [pair for pair in distinct if pair.origin == NEUTRAL]
+    pool = clean if len(clean) >= CLEAN_WORDINGS else list(distinct)
+    # A recall probe is any wording; the paraphrase probe is the one least like the others.
+    probes = [pool.pop(rng.randrange(len(pool)))]
+    distinct.remove(probes[0])
     if held > 1:
         least = min(
-            distinct,
+            pool,
             key=lambda pair: max(
                 similarity(pair.question, other.question) for other in distinct if other is not pair
             ),
         )
         distinct.remove(least)
         probes.append(least)
-    trained = _spread(distinct, wordings)
+    clean = [pair for pair in distinct if pair.origin == NEUTRAL]
+    own = [pair for pair in distinct if pair.origin != NEUTRAL]
+    trained = _spread(clean, wordings)
+    trained += _spread(own, wordings - len(trained))
     for pair in distinct:
         if pair not in trained:
             checker.refuse(pair.question, MORE_THAN_WANTED)
@@ -400,6 +419,8 @@ def _choose(
 
 def _spread(pairs: Sequence[Checked], count: int) -> list[Checked]:
     """So many wordings, each the one least like those before it: few must stand for many."""
+    if count <= 0:
+        return []
     left, chosen = list(pairs[1:]), list(pairs[:1])
     near = [similarity(pair.question, pairs[0].question) for pair in left]
     while left and len(chosen) < count:
@@ -410,7 +431,7 @@ def _spread(pairs: Sequence[Checked], count: int) -> list[Checked]:
             max(old, similarity(pair.question, chosen[-1].question))
             for old, pair in zip(near, left, strict=True)
         ]
-    return chosen[:count]
+    return chosen
 
 
 def _write(

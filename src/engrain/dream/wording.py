@@ -207,7 +207,7 @@ def question_fault(question: str) -> str:
         return "about the conversation itself"
     if len(words(question)) < MIN_QUESTION_WORDS or not _ASKS.search(question):
         return "not a question"
-    if _DISAGREES.search(question):
+    if _DISAGREES.search(question) or "\ufffd" in question:
         return "ungrammatical"
     if question.count("?") > 1:
         return "more than one question"
