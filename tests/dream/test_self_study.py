@@ -6,10 +6,11 @@ import pytest
 from benchmarks.self_study import judge
 from engrain.data.facts import Attribute, Fact, FactSampler, Owner, told_conversation
 from engrain.data.messages import Conversation, Message
-from engrain.dream import checks, self_study
+from engrain.dream import checks, gathered
 from engrain.dream.frames import NEUTRAL_FRAMES, Parts, fill
+from engrain.dream.gathered import NEAR_DUPLICATE, TOO_VAGUE
 from engrain.dream.reader import Reader
-from engrain.dream.self_study import EFFORTS, NEAR_DUPLICATE, STAGES, SUPERSEDED, TOO_VAGUE, study
+from engrain.dream.self_study import EFFORTS, STAGES, SUPERSEDED, study
 from engrain.dream.wording import normal, similarity
 from engrain.errors import UnknownNameError
 from engrain.exam.probes import passes
@@ -313,9 +314,9 @@ def test_training_wordings_are_the_ones_least_alike() -> None:
         "I lost my notes.",
     ]
     pairs = [SimpleNamespace(question=question) for question in questions]
-    chosen = [pair.question for pair in self_study._spread(pairs, 3)]  # type: ignore[arg-type]
+    chosen = [pair.question for pair in gathered.spread(pairs, 3)]  # type: ignore[arg-type]
     assert chosen[0] == questions[0] and set(chosen[1:]) == set(questions[3:])
-    assert len(self_study._spread(pairs, 9)) == len(questions)  # type: ignore[arg-type]
+    assert len(gathered.spread(pairs, 9)) == len(questions)  # type: ignore[arg-type]
 
 
 def test_every_fact_gets_neutral_frames_beside_the_models_own() -> None:

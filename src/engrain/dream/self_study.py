@@ -15,37 +15,35 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import dataclass
 from typing import Any
 
-from engrain.data.facts import REPHRASE_INSTRUCTION
 from engrain.data.lessons import Probe, ProbeKind, TrainingText, chat
 from engrain.data.messages import Conversation, Message
 from engrain.dream.asking import ask_again, ask_for_questions
-from engrain.dream.checks import Candidate, Checked, Checker
+from engrain.dream.checks import Checked, Checker
 from engrain.dream.contrast import Wording, make_contrast
 from engrain.dream.earlier import EarlierFacts
-from engrain.dream.frames import NEUTRAL_FRAMES, Parts, fill, frame_of, parts_of_fact
+from engrain.dream.gathered import (
+    MORE_THAN_WANTED,
+    GatheredFact,
+    add_wordings,
+    choose,
+    keep_on_topic,
+)
 from engrain.dream.grounding import Sentence, UserWords
-from engrain.dream.reader import QUESTION_TOKENS, Reader, StudyEngine, in_context
-from engrain.dream.wording import content, find_run, jaccard, owners, similarity, stem, tidy, topic
+from engrain.dream.reader import Reader, StudyEngine, in_context
+from engrain.dream.wording import find_run, jaccard
 from engrain.errors import UnknownNameError
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, its number from 1, and the number of stages."""
 
 STAGES = ("questions", "answers", "wordings", "contrast", "done")
-NEAR_DUPLICATE = 0.92
-"""Similarity from which two wordings of a fact count as one."""
 SAME_THING = 0.7
 """Shared words from which two values are taken for values of the same thing."""
 
 SUPERSEDED = "the user said something newer about the same thing"
-TOO_VAGUE = "it does not say what it asks for"
-NEAR_ANOTHER = "nearly the same wording as another"
-MORE_THAN_WANTED = "more wordings or facts than wanted"
-FEW_WORDINGS = "only one wording was found: nothing is left to train on beside the probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +63,6 @@ class Effort:
     contrast: float
     """Contrast texts wanted for a training wording."""
 
-
-NEUTRAL = "neutral"
-"""The origin of wordings from frames which are not the model's own."""
-NEUTRAL_FRAMES_A_FACT = 12
-"""Such wordings proposed for every fact."""
-CLEAN_WORDINGS = 4
-"""So many of them from which on a fact's probes are chosen among them alone."""
 
 EFFORTS = {
     "low": Effort(lists=1, about=0, turns=1, rephrasings=1.0, wordings=6, contrast=1.0),
@@ -133,33 +124,6 @@ class Study:
         }
 
 
-@dataclass
-class _Fact:
-    """A fact while it is gathered: its value as a run of words and the pairs that ask for it."""
-
-    key: tuple[str, ...]
-    place: int
-    pairs: list[Checked] = field(default_factory=list)
-    old: tuple[str, ...] = ()
-
-    @property
-    def surface(self) -> str:
-        """The value as the user wrote it."""
-        return next((p.mention.surface for p in self.pairs if p.key == self.key), "")
-
-    @property
-    def about(self) -> frozenset[str]:
-        """Stems of the words that say what the fact is about, from its answers and questions."""
-        own = {stem(word) for word in self.key}
-        counts: dict[str, int] = {}
-        for pair in self.pairs:
-            for word in (content(pair.question) | content(pair.answer)) - own:
-                counts[word] = counts.get(word, 0) + 1
-        said = frozenset().union(*(pair.mention.sentence.topic for pair in self.pairs))
-        common = {word for word, n in counts.items() if 2 * n >= len(self.pairs)}
-        return frozenset(common & said) or frozenset(common)
-
-
 def study(
     engine: StudyEngine,
     conversation: Conversation,
@@ -209,10 +173,10 @@ def study(
         facts = facts[:max_facts]
     report(2)
     wanted = plan.wordings + (2 if plan.wordings >= 4 else 1)
-    _add_wordings(reader, checker, facts, plan.rephrasings, wanted)
+    add_wordings(reader, checker, facts, plan.rephrasings, wanted)
     for fact in facts:
-        _keep_on_topic(fact, checker)
-    chosen = [_choose(fact, plan.wordings, hold_out, rng, checker) for fact in facts]
+        keep_on_topic(fact, checker)
+    chosen = [choose(fact, plan.wordings, hold_out, rng, checker) for fact in facts]
     report(3)
     study_facts, texts, probes = _write(conversation, reader, facts, chosen, before)
     texts += _contrast_texts(
@@ -245,9 +209,9 @@ def _missed(said: UserWords, passed: Iterable[Checked]) -> list[Sentence]:
     return [sentence for sentence in said.statements() if sentence.place not in found]
 
 
-def _group(pairs: Iterable[Checked]) -> list[_Fact]:
+def _group(pairs: Iterable[Checked]) -> list[GatheredFact]:
     """Pairs with the same value, said in the same sentence or of the same thing, are one fact."""
-    facts: list[_Fact] = []
+    facts: list[GatheredFact] = []
     for pair in pairs:
         place = pair.mention.sentence.place
         for fact in facts:
@@ -264,11 +228,11 @@ def _group(pairs: Iterable[Checked]) -> list[_Fact]:
                 fact.pairs.append(pair)
                 break
         else:
-            facts.append(_Fact(pair.key, place, [pair]))
+            facts.append(GatheredFact(pair.key, place, [pair]))
     return sorted(facts, key=lambda fact: fact.place)
 
 
-def _resolve(facts: list[_Fact], said: UserWords, checker: Checker) -> list[_Fact]:
+def _resolve(facts: list[GatheredFact], said: UserWords, checker: Checker) -> list[GatheredFact]:
     """Of several values of the same thing the newest stays."""
     dropped: set[int] = set()
     for i, one in enumerate(facts):
@@ -284,160 +248,10 @@ def _resolve(facts: list[_Fact], said: UserWords, checker: Checker) -> list[_Fac
     return [fact for i, fact in enumerate(facts) if i not in dropped]
 
 
-def _add_wordings(
-    reader: Reader, checker: Checker, facts: Sequence[_Fact], rephrasings: float, wanted: int
-) -> None:
-    """More wordings: neutral frames for all facts; for those that lack more, the model's own."""
-    proposals = []
-    for place, fact in enumerate(facts):
-        # A small model's own wordings are much alike: some neutral ones always, others each time.
-        turn = place * NEUTRAL_FRAMES_A_FACT % len(NEUTRAL_FRAMES)
-        frames = (*NEUTRAL_FRAMES[turn:], *NEUTRAL_FRAMES[:turn])
-        count = max(NEUTRAL_FRAMES_A_FACT, wanted - len(fact.pairs))
-        proposals += _framed(fact, frames, NEUTRAL, count)
-    _take(checker, proposals)
-    asked = [
-        (fact, pair, REPHRASE_INSTRUCTION.format(question=pair.question))
-        for fact in facts
-        for pair in _repeated(fact.pairs, round(rephrasings * (wanted - len(fact.pairs))))
-    ]
-    prompts = [reader.with_conversation(pair.window, request) for _, pair, request in asked]
-    texts = reader.generate(prompts, max_new_tokens=QUESTION_TOKENS, temperature=0.9, round_=3)
-    proposals = [
-        (fact, Candidate(tidy(text.split("\n", 1)[0]), pair.window, "rephrase", fact.key))
-        for (fact, pair, _), text in zip(asked, texts, strict=True)
-    ]
-    _take(checker, proposals)
-    own = _frames(facts)
-    proposals = []
-    for fact in facts:
-        proposals += _framed(fact, own, "frame", max(0, wanted - len(fact.pairs)))
-    _take(checker, proposals)
-
-
-def _framed(
-    fact: _Fact, frames: Iterable[str], origin: str, count: int
-) -> list[tuple[_Fact, Candidate]]:
-    """A fact in so many frames. They keep what is asked for, so the answer's stem may be given."""
-    parts, known = _parts(fact), {pair.question for pair in fact.pairs}
-    window = fact.pairs[0].window
-    return [
-        (fact, Candidate(text, window, origin, fact.key, parts.answer_stem))
-        for text in _fillings(frames, parts, known, count)
-    ]
-
-
-def _fillings(frames: Iterable[str], parts: Parts, known: set[str], most: int) -> list[str]:
-    """New questions from frames."""
-    made = (text for frame in frames if (text := fill(frame, parts)) and text not in known)
-    return list(islice(dict.fromkeys(made), most))
-
-
-def _repeated(pairs: Sequence[Checked], count: int) -> list[Checked]:
-    """So many pairs, each in its turn."""
-    return [pairs[i % len(pairs)] for i in range(max(0, count))]
-
-
-def _take(checker: Checker, proposals: Sequence[tuple[_Fact, Candidate]]) -> None:
-    """Check rewordings and add those that pass to their facts."""
-    of = {candidate.question: fact for fact, candidate in reversed(proposals)}
-    for pair in checker.check([candidate for _, candidate in proposals]):
-        of[pair.question].pairs.append(pair)
-
-
-def _parts(fact: _Fact) -> Parts:
-    return parts_of_fact([(p.question, p.answer) for p in fact.pairs], fact.surface)
-
-
-def _frames(facts: Sequence[_Fact]) -> list[str]:
-    """The frames of all questions, the commonest first."""
-    counts: dict[str, int] = {}
-    for fact in facts:
-        parts = _parts(fact)
-        for pair in fact.pairs:
-            if frame := frame_of(pair.question, parts):
-                counts[frame] = counts.get(frame, 0) + 1
-    return sorted(counts, key=lambda frame: -counts[frame])
-
-
-# ---------------------------------------------------------------------------- choosing
-def _keep_on_topic(fact: _Fact, checker: Checker) -> None:
-    """Drop wordings that name nothing of what the others ask for, only whose it is."""
-    holders = {stem(name) for pair in fact.pairs for name in owners(pair.question)}
-    topics = [topic(pair.question) - holders for pair in fact.pairs]
-    core = {word for words in topics for word in words}
-    core = {word for word in core if 2 * sum(word in words for words in topics) >= len(topics)}
-    kept = []
-    for pair, about in zip(fact.pairs, topics, strict=True):
-        if core and not about & core:
-            checker.refuse(pair.question, TOO_VAGUE)
-        else:
-            kept.append(pair)
-    fact.pairs = kept
-
-
-def _choose(
-    fact: _Fact, wordings: int, hold_out: float, rng: random.Random, checker: Checker
-) -> tuple[list[Checked], list[Checked]]:
-    """Training wordings and held-out ones of a fact; near-duplicates are left out."""
-    distinct: list[Checked] = []
-    for pair in fact.pairs:
-        if any(similarity(pair.question, other.question) >= NEAR_DUPLICATE for other in distinct):
-            checker.refuse(pair.question, NEAR_ANOTHER)
-        else:
-            distinct.append(pair)
-    count = min(len(distinct), wordings + 2)
-    held = 0 if count < 2 else max(1, min(2, round(hold_out * count)))
-    if not held:
-        for pair in distinct:
-            checker.refuse(pair.question, FEW_WORDINGS)
-        return [], []
-    # What a small model words most unlike the others is often garbled, and no fair question.
-    clean = [pair for pair in distinct if pair.origin == NEUTRAL]
-    pool = clean if len(clean) >= CLEAN_WORDINGS else list(distinct)
-    # A recall probe is any wording; the paraphrase probe is the one least like the others.
-    probes = [pool.pop(rng.randrange(len(pool)))]
-    distinct.remove(probes[0])
-    if held > 1:
-        least = min(
-            pool,
-            key=lambda pair: max(
-                similarity(pair.question, other.question) for other in distinct if other is not pair
-            ),
-        )
-        distinct.remove(least)
-        probes.append(least)
-    clean = [pair for pair in distinct if pair.origin == NEUTRAL]
-    own = [pair for pair in distinct if pair.origin != NEUTRAL]
-    trained = _spread(clean, wordings)
-    trained += _spread(own, wordings - len(trained))
-    for pair in distinct:
-        if pair not in trained:
-            checker.refuse(pair.question, MORE_THAN_WANTED)
-    return trained, probes
-
-
-def _spread(pairs: Sequence[Checked], count: int) -> list[Checked]:
-    """So many wordings, each the one least like those before it: few must stand for many."""
-    if count <= 0:
-        return []
-    left, chosen = list(pairs[1:]), list(pairs[:1])
-    near = [similarity(pair.question, pairs[0].question) for pair in left]
-    while left and len(chosen) < count:
-        at = min(range(len(left)), key=lambda i: (near[i], i))
-        chosen.append(left.pop(at))
-        near.pop(at)
-        near = [
-            max(old, similarity(pair.question, chosen[-1].question))
-            for old, pair in zip(near, left, strict=True)
-        ]
-    return chosen
-
-
 def _write(
     conversation: Conversation,
     reader: Reader,
-    facts: Sequence[_Fact],
+    facts: Sequence[GatheredFact],
     chosen: Sequence[tuple[list[Checked], list[Checked]]],
     before: EarlierFacts,
 ) -> tuple[list[StudiedFact], list[TrainingText], list[Probe]]:
@@ -483,9 +297,9 @@ def _write(
     return study_facts, texts, probes
 
 
-def _group_name(fact: _Fact, taken: set[str]) -> str:
+def _group_name(fact: GatheredFact, taken: set[str]) -> str:
     """A name that a person can read: "my aunt's cat: Gorla"."""
-    parts = _parts(fact)
+    parts = fact.parts
     about = parts.thing or parts.direct or " ".join(sorted(fact.about)[:5])
     name = base = f"{about}: {fact.surface}"
     number = 2
@@ -497,7 +311,7 @@ def _group_name(fact: _Fact, taken: set[str]) -> str:
 def _contrast_texts(
     reader: Reader,
     checker: Checker,
-    facts: Sequence[_Fact],
+    facts: Sequence[GatheredFact],
     chosen: Sequence[tuple[list[Checked], list[Checked]]],
     study_facts: Sequence[StudiedFact],
     before: EarlierFacts,
@@ -509,7 +323,7 @@ def _contrast_texts(
     wordings: list[Wording] = []
     for fact, (trained, _) in zip(facts, chosen, strict=True):
         if trained:
-            group, parts = next(groups), _parts(fact)
+            group, parts = next(groups), fact.parts
             wordings += [Wording(pair.question, group, parts, fact.key) for pair in trained]
     kept = [pair.question for fact in facts for pair in fact.pairs]
     found = make_contrast(
