@@ -51,3 +51,31 @@ def test_user_turns_go_on_where_they_began() -> None:
     assert engine.texts == ["<|im_start|>user\nWhat is my"]
     reader.continue_user(["What is my"], after=[0])
     assert engine.texts[0].endswith("OK<|im_end|>\n<|im_start|>user\nWhat is my")
+
+
+def test_a_narrow_window_holds_one_message_with_what_it_answers_and_its_reply() -> None:
+    talk = conversation("My cat is Gorla.", "And your dog?", "Rolo.", "OK", "Bye.", "Bye!")
+    reader = Reader.of(Scripted(), talk, 0)
+    assert (reader.whole, reader.windows) == (1, [talk.messages])
+    first, second, third = (reader.narrow(number) for number in (0, 2, 4))
+    assert reader.windows[first] == talk.messages[:2]
+    assert reader.windows[second] == talk.messages[1:4]
+    assert reader.windows[third] == talk.messages[4:]
+    assert reader.narrow(2) == second
+    assert (reader.whole, len(reader.windows)) == (1, 4)
+
+
+def test_a_conversation_of_one_message_is_its_own_narrow_window() -> None:
+    talk = conversation("My cat is Gorla.", "OK")
+    reader = Reader.of(Scripted(), talk, 0)
+    assert reader.narrow(0) == 0
+    assert len(reader.windows) == 1
+
+
+def test_what_an_answer_is_begun_with_stands_in_it() -> None:
+    engine = Scripted()
+    engine.stems = {"Your cat is": "Your cat is Gorla."}
+    reader = Reader.of(engine, conversation("My cat is Gorla.", "OK"), 0)
+    begun = ["Your cat is", ""]
+    found = reader.read([(0, "What is my cat?"), (0, "What is my dog?")], begun=begun)
+    assert found == ["Your cat is Gorla.", "I don't know. You have not told me."]

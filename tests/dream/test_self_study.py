@@ -248,6 +248,23 @@ def test_a_reader_that_garbles_what_is_asked_is_given_the_stem_of_the_answer() -
     assert found("Brellin") == found("Zorba") == {"Brellin"}
 
 
+def test_a_reader_that_mixes_up_neighbouring_messages_is_shown_one_at_a_time() -> None:
+    talk = conversation("My aunt's cat is Gorla.", "OK", "My favorite cheese is Brellin.", "OK")
+
+    class MixesUp(Scripted):
+        """Right only while it sees nothing of the other fact."""
+
+        def say(self, prompt: list[Message], rng: random.Random, temperature: float) -> str:
+            text = super().say(prompt, rng, temperature)
+            seen = " ".join(message.content for message in prompt)
+            both = "Gorla" in seen and "Brellin" in seen
+            return "Your aunt's cat is Brellin." if both and "Gorla" in text else text
+
+    result = study(MixesUp(TWO), talk)
+    assert {fact.value for fact in result.facts} == {"Gorla", "Brellin"}
+    assert {t.target for t in result.texts if t.kind == "fact"} == {f.answer() for f in TWO}
+
+
 def test_wordings_that_do_not_say_what_they_ask_for_are_refused() -> None:
     vague = "Who did my aunt call this?"
     about = f"{ABOUT}My aunt's cat is Gorla."
