@@ -20,6 +20,9 @@ from engrain.exam.probes import says_unknown
 
 CONSISTENCY_TEMPERATURE = 0.7
 
+NEUTRAL = "neutral"
+"""The origin of wordings from frames which are not the model's own."""
+
 VOTES = 5
 """Sampled answers to a question that gets a second chance."""
 VOTED_QUESTIONS = 3
@@ -93,13 +96,19 @@ class Checker:
         self.refused.setdefault(question, reason)
 
     def fresh(self, candidates: Iterable[Candidate]) -> Iterator[Candidate]:
-        """Candidates that are questions and were not seen before."""
+        """Candidates that are questions and were not seen before.
+
+        What stands in a neutral frame is not looked at again: people wrote the frame, and what it
+        asks for has passed.
+        """
         for candidate in candidates:
             shape = normal(candidate.question)
             if shape in self.seen:
                 continue
             self.seen.add(shape)
-            if fault := question_fault(candidate.question) or self._strange(candidate.question):
+            known = candidate.origin == NEUTRAL
+            fault = question_fault(candidate.question) or self._strange(candidate.question)
+            if fault and not known:
                 self.refuse(candidate.question or "(empty)", fault)
             else:
                 yield candidate

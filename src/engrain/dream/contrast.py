@@ -88,18 +88,21 @@ def make_contrast(
     taken = {normal(question) for question in kept}
     near = {asked(question) for question in kept}
 
-    def refused(question: str) -> bool:
-        """Whether a question is about what was told, or garbled."""
-        return bool(asked(question) in near or said.tells(question) or lexicon.garbled(question))
+    def refused(question: str, wording: str = "") -> bool:
+        """Whether a question is about what was told, or garbled where its wording is not."""
+        garbled = lexicon.garbled(question, [wording])
+        return bool(asked(question) in near or said.tells(question) or garbled)
 
     proposals = _propose(reader, wordings, refused, ratio, rng)
     keys = list(dict.fromkeys(wording.key for wording in wordings))
     fresh: list[tuple[Wording, str]] = []
     for wording, question in proposals:
         shape = normal(question)
-        if shape in taken or question_fault(question) or any(holds(question, k) for k in keys):
+        # A frame that was trained on must be in the contrast as well, whatever its words.
+        fault = question_fault(question)
+        if shape in taken or (fault and fault != question_fault(wording.question)):
             continue
-        if refused(question):
+        if any(holds(question, key) for key in keys) or refused(question, wording.question):
             continue
         taken.add(shape)
         fresh.append((wording, question))
@@ -134,7 +137,7 @@ def _in_turns(
 def _propose(
     reader: Reader,
     wordings: Sequence[Wording],
-    refused: Callable[[str], bool],
+    refused: Callable[..., bool],
     ratio: float,
     rng: random.Random,
 ) -> list[tuple[Wording, str]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from engrain.data.facts import REPHRASE_INSTRUCTION
-from engrain.dream.checks import Candidate, Checked, Checker
+from engrain.dream.checks import NEUTRAL, Candidate, Checked, Checker
 from engrain.dream.frames import NEUTRAL_FRAMES, Parts, fill, frame_of, parts_of_fact
 from engrain.dream.reader import QUESTION_TOKENS, Reader
 from engrain.dream.wording import content, owners, similarity, stem, tidy, topic
@@ -19,8 +19,6 @@ TOO_VAGUE = "it does not say what it asks for"
 NEAR_ANOTHER = "nearly the same wording as another"
 MORE_THAN_WANTED = "more wordings or facts than wanted"
 FEW_WORDINGS = "only one wording was found: nothing is left to train on beside the probe"
-NEUTRAL = "neutral"
-"""The origin of wordings from frames which are not the model's own."""
 NEUTRAL_FRAMES_A_FACT = 12
 """Such wordings proposed for every fact."""
 CLEAN_WORDINGS = 4

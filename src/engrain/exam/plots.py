@@ -173,7 +173,7 @@ def plot_recipes(
     curves: Mapping[str, Sequence[Sequence[float]]],
     path: Path | str,
     *,
-    title: str = "Recall of everything told so far",
+    title: str = "Recall of the lessons so far, mean over lessons",
     subtitle: str = "",
     bar: float | None = None,
 ) -> Path:
