@@ -25,7 +25,7 @@ def demo(
     plots: Annotated[
         Path | None, typer.Option("--plots", metavar="FOLDER", help="Where the two plots go.")
     ] = None,
-    days: Annotated[int, typer.Option("--days", metavar="N", min=1, help="Days (3).")] = 3,
+    days: Annotated[int, typer.Option("--days", metavar="N", min=1, help="Days (2).")] = 2,
     model: Annotated[
         str | None,
         typer.Option("--model", metavar="MODEL", help="'pocket', a folder, or a hub id."),
