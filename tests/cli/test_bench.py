@@ -78,8 +78,12 @@ def test_a_life(
     assert len(list(plots.glob("*.png"))) == 3
     assert not own_home.exists()
 
-    alone = run(*words, "--recipe", "naive-lora", "--json")
+    # The second seed alone is the second seed of both: seeds can run side by side.
+    alone = run(*words, "--recipe", "naive-lora", "--seed", "1", "--json")
     assert alone.json["stream_digest"] == record["stream_digest"]
+    assert alone.json["recipes"]["naive-lora"]["seeds"] == [1]
+    both = record["recipes"]["naive-lora"]["R_by_seed"]
+    assert alone.json["recipes"]["naive-lora"]["R_by_seed"]["1"] == both["1"]
 
 
 def test_a_life_that_is_only_planned(run: Run, stream: Path, tmp_path: Path) -> None:

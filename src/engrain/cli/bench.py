@@ -41,6 +41,9 @@ def life(
         typer.Option("--recipe", metavar="NAME", help="Recipe (default); may be repeated."),
     ] = None,
     seeds: Annotated[int, typer.Option("--seeds", metavar="N", min=1, help="Seeds (1).")] = 1,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="The first of them (0).")
+    ] = 0,
     days: Annotated[
         int, typer.Option("--days", metavar="N", min=1, help="Days of a made stream (30).")
     ] = 30,
@@ -72,7 +75,7 @@ def life(
     ).config
     recipes = [named(n).with_settings(dict(config.learn.settings)) for n in recipe or ["default"]]
     days_ = read_stream(stream) if stream else _made(days, facts)
-    runs = [(chosen, seed) for chosen in recipes for seed in range(seeds)]
+    runs = [(chosen, seed + n) for chosen in recipes for n in range(seeds)]
     if dry_run:
         data = {
             "recipes": [chosen.name for chosen in recipes],
