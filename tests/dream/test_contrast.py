@@ -1,3 +1,7 @@
+from collections.abc import Iterable
+
+import pytest
+
 from engrain.data.lessons import Lesson, Probe, TrainingText, chat
 from engrain.dream.contrast import Wording, make_contrast
 from engrain.dream.earlier import EarlierFacts, anchors_beside
@@ -99,6 +103,20 @@ def test_what_an_earlier_lesson_may_answer_is_left_alone() -> None:
     assert not before.may_answer("What is my aunt's name?")
     found = contrasts(Scripted(TWO, things=["my car color"]), before)
     assert found and not any("car color" in one.question for one in found)
+
+
+def test_a_frame_with_an_odd_word_is_in_the_contrast_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the frame would be trained on without contrast, and answered with the fact for all."""
+
+    def garbled(text: str, given: Iterable[str] = ()) -> list[str]:
+        return ["quizling"] if "quizling" in text and "quizling" not in " ".join(given) else []
+
+    monkeypatch.setattr(LEXICON, "garbled", garbled)
+    monkeypatch.setitem(
+        globals(), "WORDINGS", [Wording("My quizling: my aunt's cat?", "cat", PARTS, ("gorla",))]
+    )
+    found = contrasts(Scripted(TWO))
+    assert any(one.question.startswith("My quizling: my ") for one in found)
 
 
 def test_ratio() -> None:

@@ -342,3 +342,42 @@ def test_every_fact_gets_neutral_frames_beside_the_models_own() -> None:
     asked = {question.lower() for question in (*cat.questions, *cat.held_out)}
     neutral = {fill(frame, Parts.of_thing("my aunt's cat")).lower() for frame in NEUTRAL_FRAMES}
     assert len(neutral & asked) >= 4, asked
+
+
+def test_words_of_a_neutral_frame_are_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks for what a model garbles refuse its own wordings, not those that people wrote."""
+    talk = conversation("My aunt's cat is Gorla.", "OK")
+    checker = checks.Checker.of(Reader.of(Scripted(TWO[:1]), talk, 0), talk)
+    monkeypatch.setattr(checker, "_strange", lambda question: "odd")
+    own = checks.Candidate("I am filling in a form. What is my aunt's cat?", 0, "list")
+    neutral = checks.Candidate("They keep asking what my aunt's cat is.", 0, checks.NEUTRAL)
+    assert list(checker.fresh([own, neutral])) == [neutral]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_probes_are_clean_wordings(seed: int) -> None:
+    result = study(Scripted(TWO), told(TWO), seed=seed)
+    for fact in result.facts:
+        thing = "my aunt's cat" if fact.value == "Gorla" else "my favorite cheese"
+        neutral = {fill(frame, Parts.of_thing(thing)) for frame in NEUTRAL_FRAMES}
+        assert fact.held_out and set(fact.held_out) <= neutral
+
+
+def test_the_vote_shows_one_message_and_begins_the_answer() -> None:
+    talk = conversation("My aunt's cat is Gorla.", "OK", "My favorite cheese is Brellin.", "OK")
+    question = checks.Candidate("What is my aunt's cat?", 0, "list")
+
+    class Weak(Scripted):
+        """Right in one message only, and only if the answer is begun for it."""
+
+        def generate(self, prompts, *, prefixes=None, **rest):  # type: ignore[no-untyped-def]
+            begun = prefixes or [""] * len(prompts)
+            return [
+                " Gorla." if stem and "Brellin" not in str(prompt) else "I don't know."
+                for prompt, stem in zip(prompts, begun, strict=True)
+            ]
+
+    checker = checks.Checker.of(Reader.of(Weak(), talk, 0), talk)
+    assert checker.check([question]) == []
+    (pair,) = checker.vote(checker.said.sentences)
+    assert (pair.answer, pair.key) == ("Your aunt's cat is Gorla.", ("gorla",))

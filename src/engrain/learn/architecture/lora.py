@@ -42,11 +42,7 @@ class LoraConfig:
     rank: int = option(16, "rank of the change of each matrix", low=1, high=1024)
     alpha: float = option(32.0, "the change is scaled by alpha / rank", low=0.0)
     dropout: float = option(0.0, "dropout on the adapter's input while training", low=0, high=0.9)
-    targets: str = option("all", "which linear maps: all, mlp or attention")
-
-    def __post_init__(self) -> None:
-        if self.targets not in ("all", "mlp", "attention"):
-            raise ValueError(f"targets is {self.targets!r}, not all, mlp or attention")
+    targets: str = option("all", "which linear maps", choices=("all", "mlp", "attention"))
 
 
 @register("lora")
