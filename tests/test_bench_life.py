@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from engrain.bench import life
+from engrain.bench.record import merge, read_runs, report, result_record
 from engrain.data.lessons import Lesson, TrainingText, chat
 from engrain.data.streams import Day, read_stream, stream_digest
-from engrain.errors import ConversationError, NothingToLearnError
+from engrain.errors import ConversationError, NothingToLearnError, UsageError
 from engrain.exam.panel import Panel, load_panel
+from engrain.exam.report import json_ready
 from engrain.learn.recipe import named
 from engrain.model.digest import tensor_digest
 from engrain.model.loading import LoadedModel
@@ -255,7 +257,7 @@ def test_the_json_of_the_benchmark(
         for name in ("naive-lora", "joint")
         for seed in (0, 1)
     ]
-    record = life.report(results, stream, model="tiny")
+    record = report(results, stream, model="tiny")
     # Strict JSON: what is not known is null, not NaN.
     record = json.loads(json.dumps(record, allow_nan=False))
     assert record["model"] == "tiny" and record["days"] == 2
@@ -268,11 +270,51 @@ def test_the_json_of_the_benchmark(
         assert found["peak_memory_bytes"] > 0 and found["seconds_per_lesson"] > 0
         assert isinstance(found["panel_change_percent"], float)
     assert record["recipes"]["joint"]["R"][1] == [None, None]
-    assert [(c["recipe"], c["seed"]) for c in record["costs"]] == [
+    assert [(run["recipe"], run["seed"]) for run in record["runs"]] == [
         ("naive-lora", 0),
         ("naive-lora", 1),
         ("joint", 0),
         ("joint", 1),
     ]
-    assert all(len(c["days"]) == 2 and c["days"][0]["state"] for c in record["costs"])
-    assert len(record["answers"]) == 4
+    assert all(len(run["days"]) == 2 and run["days"][0]["state"] for run in record["runs"])
+
+
+def test_runs_are_read_again_and_merged(
+    loaded: LoadedModel,
+    panel: Panel,
+    stream: list[Day],
+    by_rule: list[dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    first, second = (
+        life.run_life(loaded, stream, short("naive-lora"), panel, seed=seed) for seed in (0, 1)
+    )
+    about = {"base_digest": "b", "panel": {"digest": "p"}, "effort": "normal"}
+    about["stream_digest"] = stream_digest(stream)
+
+    def written(*results: life.LifeResult, **changes: Any) -> Path:
+        path = tmp_path / "life.json"
+        record = {**report(results, stream, **about), **changes}
+        path.write_text(json.dumps(json_ready(record), allow_nan=False), encoding="utf-8")
+        return path
+
+    # What is read gives the same table as what was run, to the last digit.
+    again = read_runs(written(first, second), about)
+    whole = json_ready(report([first, second], stream, **about))
+    assert json_ready(report(again, stream, **about)) == whole
+    apart = merge([second], read_runs(written(first), about))
+    assert json_ready(report(apart, stream, **about)) == whole
+    assert len(merge(again, [first, second])) == 2
+
+    with pytest.raises(UsageError, match="base_digest differ"):
+        read_runs(written(first, base_digest="other"), about)
+    with pytest.raises(UsageError, match="stream_digest differ"):
+        read_runs(written(first, stream_digest="other"), about)
+    for broken in ({"runs": [{}]}, {"runs": 3}):
+        with pytest.raises(UsageError, match="holds no runs"):
+            read_runs(written(first, **broken), about)
+    with pytest.raises(UsageError, match="holds no runs"):
+        read_runs(tmp_path / "missing.json", about)
+    with pytest.raises(UsageError, match="different settings"):
+        merge([replace(first, recipe_digest="other")], [second])
+    assert result_record(first)["machine"]["torch"]

@@ -86,6 +86,49 @@ def test_a_life(
     assert alone.json["recipes"]["naive-lora"]["R_by_seed"]["1"] == both["1"]
 
 
+def test_a_life_goes_on_where_it_stopped(
+    run: Run,
+    model: Path,
+    stream: Path,
+    few_questions: None,
+    studied_life: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from engrain.bench import life
+
+    ran: list[tuple[str, int]] = []
+    whole = life.run_life
+
+    def counted(loaded: Any, days: Any, recipe: Any, panel: Any, **given: Any) -> Any:
+        ran.append((recipe.name, given["seed"]))
+        return whole(loaded, days, recipe, panel, **given)
+
+    monkeypatch.setattr(life, "run_life", counted)
+    words = ("bench", "life", "--stream", str(stream), "--model", str(model), *QUICK)
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    assert run(*words, "--recipe", "naive-lora", "--json", str(first)).code == 0
+    done = run(*words, "--recipe", "naive-lora", "--seeds", "2", "--json", str(first))
+    assert done.code == 0, done.err
+    assert ran == [("naive-lora", 0), ("naive-lora", 1)]
+    assert json.loads(first.read_text())["recipes"]["naive-lora"]["seeds"] == [0, 1]
+    added = run(*words, "--recipe", "joint", "--json", str(second), "--add", str(first))
+    assert added.code == 0, added.err
+    assert ran[2:] == [("joint", 0)]
+    recipes = json.loads(second.read_text())["recipes"]
+    assert recipes["naive-lora"]["seeds"] == [0, 1] and recipes["joint"]["seeds"] == [0]
+
+    # Another setting of the same recipe is another life: nothing is run, and the file stays.
+    before = second.read_bytes()
+    other = ("--recipe", "joint", "--set", "epochs=2", "--json", str(second))
+    refused = run(*words, *other)
+    assert refused.code == 2 and "different settings" in refused.err
+    assert second.read_bytes() == before
+    refused = run(*words, "--add", str(stream))
+    assert refused.code == 2 and "holds no runs" in refused.err
+    assert len(ran) == 3
+
+
 def test_a_life_that_is_only_planned(run: Run, stream: Path, tmp_path: Path) -> None:
     planned = run("bench", "life", "--dry-run", "--days", "4", "--seeds", "3", "--json").json
     assert planned == {"recipes": ["default"], "seeds": 3, "days": 4, "dry_run": True}

@@ -15,8 +15,9 @@ from tokenizers import Tokenizer
 
 from training.pocket.data import Corpus, Encoder, Mix, held_out, mark_loss
 from training.pocket.lean import BLOCK, Lean, Shape, from_hf, init_params, to_hf
-from training.pocket.optim import orthogonalise
-from training.pocket.store import CHAT_TEMPLATE, digest, hf_config
+from training.pocket.optim import Optimiser, orthogonalise
+from training.pocket.recentre import recentre
+from training.pocket.store import CHAT_TEMPLATE, digest, hf_config, save_checkpoint
 from training.pocket.tokenizer import train_tokenizer
 from training.pocket.train import Progress, Trainer, learning_share, parse
 
@@ -94,6 +95,46 @@ def test_hf_names_round_trip() -> None:
 def test_orthogonalise() -> None:
     singular = torch.linalg.svdvals(orthogonalise(torch.randn(2, 24, 64)).float())
     assert singular.min() > 0.5 and singular.max() < 1.4
+
+
+def test_a_rare_token_keeps_its_place() -> None:
+    """One token is wanted once in 200 steps; the others' pull must not wash its embedding out."""
+    torch.manual_seed(0)
+    embed = torch.nn.functional.normalize(torch.randn(8, 16), dim=1)
+    work = {"embed": embed.clone().requires_grad_(True)}
+    optimiser = Optimiser({"embed": embed.clone()}, work)
+    hidden = torch.randn(16) + 0.1
+    for step in range(1000):
+        target = torch.tensor(0 if step % 200 == 0 else 1 + step % 7)
+        logits = work["embed"] @ (hidden + 0.3 * torch.randn(16))
+        torch.nn.functional.cross_entropy(logits, target).backward()  # type: ignore[no-untyped-call]
+        optimiser.step(0.0, 1e-2)
+    assert work["embed"].mean(0).abs().max() < 1e-6
+    with torch.no_grad():
+        rare = torch.softmax(work["embed"] @ hidden, 0)[0].item()
+    assert 1 / 200 / 4 < rare < 4 / 200
+
+
+def test_recentre(folder: Path, tmp_path: Path) -> None:
+    """Tied logits move by one number each, the moments start anew, and the run goes on."""
+    run(folder, tmp_path / "run", "--steps", "3")
+    path = tmp_path / "run" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    before = state["master"]["embed"].clone() + torch.linspace(-1, 1, 64)
+    state["master"]["embed"].copy_(before)
+    assert recentre(state) == pytest.approx(before.mean(0).norm().item())
+    after, hidden = state["master"]["embed"], torch.randn(5, 64)
+    assert after.mean(0).abs().max() < 1e-5
+    old, new = (torch.softmax(hidden @ e.T, -1) for e in (before, after))
+    torch.testing.assert_close(old, new, atol=1e-5, rtol=1e-3)
+    moments = next(
+        m for m in state["optimiser"]["adam"]["state"].values() if m["exp_avg"].shape == after.shape
+    )
+    assert (
+        not moments["exp_avg"].any() and (moments["exp_avg_sq"] == moments["exp_avg_sq"][0]).all()
+    )
+    save_checkpoint(path, state)
+    assert run(folder, tmp_path / "run").progress.step == 16
 
 
 def test_encoding_equals_chat_template(folder: Path, encoder: Encoder) -> None:

@@ -73,8 +73,9 @@ class Optimiser:
         self.muon = Muon({n: master[n] for n in self.matrices}, momentum, decay)
         for n in self.others:  # these are their own working copy
             master[n] = work[n]
+        # a long memory: with 0.95 a token that is seldom a target is pushed away by full steps
         self.adam = torch.optim.AdamW(
-            [work[n] for n in self.others], lr=0.0, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+            [work[n] for n in self.others], lr=0.0, betas=(0.9, 0.999), weight_decay=0.0, fused=True
         )
 
     @torch.no_grad()
@@ -85,6 +86,8 @@ class Optimiser:
             self.work[n].copy_(self.master[n])
         self.adam.param_groups[0]["lr"] = lr_adam
         self.adam.step()
+        if "embed" in self.work:  # tied: a shared vector changes no probability, and hides words
+            self.work["embed"].sub_(self.work["embed"].mean(0))
         for p in self.work.values():
             p.grad = None
 
@@ -99,7 +102,9 @@ class Optimiser:
             self.work[n].copy_(p)
         for n, b in state["muon"].items():
             self.muon.buffers[n].copy_(b)
+        betas = self.adam.param_groups[0]["betas"]
         self.adam.load_state_dict(state["adam"])
+        self.adam.param_groups[0]["betas"] = betas  # ours, not those of an older run
 
 
 def _grad(p: Tensor) -> Tensor:

@@ -9,17 +9,17 @@ does, good or bad.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from engrain.data.lessons import Lesson
 from engrain.data.life import life_stream
-from engrain.data.streams import Day, parse_stream, stream_digest
+from engrain.data.streams import Day, parse_stream
 from engrain.dream.earlier import anchors_beside
 from engrain.dream.lesson import make_lesson
 from engrain.errors import NothingToLearnError
-from engrain.exam.life import LifeRun, summarise_life
+from engrain.exam.life import LifeRun
 from engrain.exam.metrics import ProbeHistory
 from engrain.exam.panel import Panel, run_panel
 from engrain.exam.probes import ProbeResult, ask
@@ -28,6 +28,7 @@ from engrain.learn.learner import Learner
 from engrain.learn.memory import peak_memory_bytes
 from engrain.model.digest import tensor_digest
 from engrain.model.engine import Engine
+from engrain.model.threads import machine_fingerprint
 
 if TYPE_CHECKING:
     from engrain.learn.recipe import Recipe
@@ -64,6 +65,8 @@ class LifeResult:
 
     run: LifeRun
     days: tuple[DayRecord, ...]
+    recipe_digest: str
+    machine: Mapping[str, Any]
 
 
 def make_stream(*, days: int = 30, facts_per_day: int = 6, seed: int = 0) -> list[Day]:
@@ -140,7 +143,7 @@ def run_life(
         panel_before=before,
         panel_after=after,
     )
-    return LifeResult(run, tuple(records))
+    return LifeResult(run, tuple(records), recipe.digest, machine_fingerprint())
 
 
 @dataclass
@@ -204,29 +207,3 @@ def ask_all(engine: Engine, stream: Sequence[Day]) -> dict[str, list[ProbeResult
     """Ask the probes of all days in one go; results by day."""
     answered = iter(ask(engine, [probe for day in stream for probe in day.probes]))
     return {day.id: [next(answered) for _ in day.probes] for day in stream}
-
-
-def report(results: Sequence[LifeResult], stream: Sequence[Day], **about: Any) -> dict[str, Any]:
-    """The benchmark's JSON: figures by recipe, the days' costs, the stream's digest, and more."""
-    return {
-        **about,
-        "stream_digest": stream_digest(stream),
-        "days": len(stream),
-        "recipes": summarise_life([result.run for result in results]),
-        "costs": [
-            {
-                "recipe": result.run.recipe,
-                "seed": result.run.seed,
-                "days": [{**vars(day), "seconds": day.seconds} for day in result.days],
-            }
-            for result in results
-        ],
-        "answers": [
-            {
-                "recipe": result.run.recipe,
-                "seed": result.run.seed,
-                "history": result.run.history.to_dict(),
-            }
-            for result in results
-        ],
-    }

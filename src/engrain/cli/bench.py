@@ -26,6 +26,7 @@ EXAMPLES = """
 engrain bench life --days 10 --seeds 3 --json life.json
 engrain bench life --recipe default --recipe joint --plots plots
 engrain bench life --stream days.jsonl --recipe naive-lora
+engrain bench life --seed 1 --json b.json --add a.json
 """
 
 
@@ -51,6 +52,10 @@ def life(
         int, typer.Option("--facts", metavar="N", min=1, help="Facts a day of it (6).")
     ] = 6,
     json_: JsonFile = None,
+    add: Annotated[
+        list[Path] | None,
+        typer.Option("--add", metavar="FILE", help="Count the runs of this JSON in; repeatable."),
+    ] = None,
     plots: Annotated[
         Path | None, typer.Option("--plots", metavar="FOLDER", help="Draw the figures there.")
     ] = None,
@@ -63,8 +68,9 @@ def life(
 ) -> Answer:
     """Learn a stream day by day with each recipe, asking all probes every day.
 
-    The JSON holds the whole accuracy matrix, figures with intervals over seeds, costs and answers;
-    a file is written anew after every run, so that a long one can be stopped. No home is touched.
+    The JSON holds the whole accuracy matrix, figures with intervals over seeds, costs and answers.
+    A file is written anew after every run, and runs that it holds already are not run again: the
+    same command goes on where it was stopped. No home is touched.
     """
     from engrain.config import resolve
     from engrain.data.streams import read_stream
@@ -85,7 +91,8 @@ def life(
         }
         return Answer(data, f"Would learn {count(len(days_), 'day')} {len(runs)} times.")
     file = Path(json_) if json_ and json_ != "-" else None
-    record, results = _run(session, config, days_, runs, file)
+    known = [path for path in (file, *(add or ())) if path and (path != file or path.exists())]
+    record, results = _run(session, config, days_, runs, file, known)
     if plots:
         record["plots"] = [str(path) for path in draw(results, plots)]
     if file:
@@ -108,9 +115,12 @@ def _run(
     stream: Sequence[Day],
     runs: Sequence[tuple[Recipe, int]],
     file: Path | None,
+    known: Sequence[Path],
 ) -> tuple[dict[str, Any], list[LifeResult]]:
-    """Learn all lives; the file holds what is done so far after each."""
-    from engrain.bench.life import report, run_life
+    """Learn the lives that no known file holds; the file has what is done so far after each."""
+    from engrain.bench.life import run_life
+    from engrain.bench.record import merge, one_setting, read_runs, report
+    from engrain.data.streams import stream_digest
     from engrain.exam.panel import load_panel
     from engrain.model.loading import load_model
     from engrain.model.threads import machine_fingerprint, set_threads
@@ -128,9 +138,16 @@ def _run(
         "effort": config.learn.effort,
         "machine": machine_fingerprint(),
         "versions": versions(),
+        "stream_digest": stream_digest(stream),
     }
     results: list[LifeResult] = []
-    record: dict[str, Any] = {}
+    for path in known:
+        results = merge(results, read_runs(path, about))
+    planned = [(chosen.name, chosen.digest) for chosen, _ in runs]
+    one_setting([*((r.run.recipe, r.recipe_digest) for r in results), *planned])
+    done = {(result.run.recipe, result.run.seed) for result in results}
+    runs = [run for run in runs if (run[0].name, run[1]) not in done]
+    record = report(results, stream, **about)
     with session.progress("Lives") as on_progress:
         for number, (chosen, seed) in enumerate(runs):
 
@@ -140,17 +157,16 @@ def _run(
                 words = f"{name}, seed {seed}, day {day} {what}"
                 on_progress(words, number * days + day, len(runs) * days)
 
-            results.append(
-                run_life(
-                    loaded,
-                    stream,
-                    chosen,
-                    panel,
-                    seed=seed,
-                    effort=config.learn.effort,
-                    on_day=on_day,
-                )
+            result = run_life(
+                loaded,
+                stream,
+                chosen,
+                panel,
+                seed=seed,
+                effort=config.learn.effort,
+                on_day=on_day,
             )
+            results = merge([result], results)
             record = report(results, stream, **about)
             if file:
                 write_json(file, record)
