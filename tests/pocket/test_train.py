@@ -120,7 +120,7 @@ def test_recentre(folder: Path, tmp_path: Path) -> None:
     run(folder, tmp_path / "run", "--steps", "3")
     path = tmp_path / "run" / "checkpoint.pt"
     state = torch.load(path, weights_only=True)
-    before = state["master"]["embed"].clone() + torch.linspace(-1, 1, 64)
+    before = torch.randn(300, 64) + torch.linspace(-1, 1, 64)
     state["master"]["embed"].copy_(before)
     assert recentre(state) == pytest.approx(before.mean(0).norm().item())
     after, hidden = state["master"]["embed"], torch.randn(5, 64)
@@ -133,6 +133,12 @@ def test_recentre(folder: Path, tmp_path: Path) -> None:
     assert (
         not moments["exp_avg"].any() and (moments["exp_avg_sq"] == moments["exp_avg_sq"][0]).all()
     )
+    # What is a token's own is brought up where it was washed out, and only there.
+    after[7] *= 0.01
+    kept = after[8].clone()
+    recentre(state)
+    assert after[7].norm() > 0.9
+    torch.testing.assert_close(after[8], kept, atol=0.1, rtol=0.1)
     save_checkpoint(path, state)
     assert run(folder, tmp_path / "run").progress.step == 16
 

@@ -73,9 +73,15 @@ class Optimiser:
         self.muon = Muon({n: master[n] for n in self.matrices}, momentum, decay)
         for n in self.others:  # these are their own working copy
             master[n] = work[n]
-        # a long memory: with 0.95 a token that is seldom a target is pushed away by full steps
+        # A token that is seldom or never a target has tiny gradients that all point one way: with
+        # a short memory and a tiny eps Adam makes full steps of them, and all such tokens alike.
         self.adam = torch.optim.AdamW(
-            [work[n] for n in self.others], lr=0.0, betas=(0.9, 0.999), weight_decay=0.0, fused=True
+            [work[n] for n in self.others],
+            lr=0.0,
+            betas=(0.9, 0.999),
+            eps=3e-5,
+            weight_decay=0.0,
+            fused=True,
         )
 
     @torch.no_grad()
@@ -102,9 +108,9 @@ class Optimiser:
             self.work[n].copy_(p)
         for n, b in state["muon"].items():
             self.muon.buffers[n].copy_(b)
-        betas = self.adam.param_groups[0]["betas"]
+        ours = {key: self.adam.param_groups[0][key] for key in ("betas", "eps")}
         self.adam.load_state_dict(state["adam"])
-        self.adam.param_groups[0]["betas"] = betas  # ours, not those of an older run
+        self.adam.param_groups[0].update(ours)  # not those of an older run
 
 
 def _grad(p: Tensor) -> Tensor:
