@@ -3,6 +3,8 @@
 import hashlib
 import json
 
+import torch
+
 from engrain.data.lessons import chat
 from engrain.model.engine import Engine
 from engrain.model.loading import POCKET_FOLDER, load_model
@@ -30,6 +32,19 @@ def test_transformers_loads_it_without_engrain() -> None:
     tokenizer = AutoTokenizer.from_pretrained(POCKET_FOLDER)
     assert type(model).__name__ == "LlamaForCausalLM"
     assert tokenizer.decode(tokenizer("Good morning.")["input_ids"]) == "Good morning."
+
+
+def test_it_tells_rare_words_apart() -> None:
+    """Optimizers wash rare embeddings into one (`training/pocket/optim.py`); then it can't read."""
+    loaded = load_model("pocket")
+    embed = loaded.model.get_input_embeddings().weight.detach().float()
+    rare = (" lawyer", " plumber", " gardener", " accountant", " therapist", " roommate")
+    ids = [loaded.tokenizer(word)["input_ids"] for word in rare]
+    assert all(len(found) == 1 for found in ids)
+    rows = torch.nn.functional.normalize(embed[[found[0] for found in ids]], dim=1)
+    cosines = (rows @ rows.T)[~torch.eye(len(rare), dtype=torch.bool)]
+    assert cosines.mean() < 0.4
+    assert embed.mean(0).norm() < 0.05 * embed.norm(dim=1).mean()
 
 
 def test_card_names_the_digests_of_the_files() -> None:
