@@ -11,11 +11,11 @@ from engrain.dream.frames import (
     direct,
     fill,
     frame_of,
+    joined,
     opener,
     parts_of,
     parts_of_fact,
     split_thing,
-    swapped,
 )
 
 
@@ -103,14 +103,11 @@ def test_frames_of_the_generator(seed: int) -> None:
         assert parts.inside == fact.relation.embedded(fact.owner, 0)
 
 
-def test_swaps_are_new() -> None:
-    things = ["my aunt's cat", "my motto", "Vorn's car"]
-    made = swapped(things)
-    assert "my cat" in made and "Vorn's motto" in made and "my aunt's car" in made
-    assert not set(made) & set(things)
-    assert len(made) == len(set(made))
-    assert swapped(["the capital of Vorn"]) == []
+def test_things_are_split_and_joined() -> None:
+    for thing in ("my aunt's cat", "my motto", "Vorn's car", "our team's color"):
+        assert joined(*split_thing(thing)) == thing
     assert split_thing("our team's color") == ("our team", "color")
+    assert split_thing("the capital of Vorn") == ("", "")
 
 
 def test_openers() -> None:

@@ -1,7 +1,8 @@
 import random
 
 from engrain.data.facts import HELDOUT
-from engrain.dream.neighbours import PEOPLE, WHAT, WHO, neighbours
+from engrain.dream.frames import split_thing
+from engrain.dream.neighbours import PEOPLE, WHAT, WHO, beside, neighbours
 
 
 def test_neighbours_differ_and_are_both_mine_and_others() -> None:
@@ -19,3 +20,19 @@ def test_no_neighbour_is_asked_in_exams() -> None:
     heads = {a.noun.split()[-1] for a in HELDOUT.attributes["self"]}
     assert not heads & {noun.split()[-1] for noun in (*WHAT, *WHO)}
     assert not {owner.name for owner in HELDOUT.owners} & set(PEOPLE)
+
+
+def test_beside_a_thing_are_other_owners_and_other_things_in_turns() -> None:
+    told = ["my aunt's cat", "my motto", "Vorn's car"]
+    found = beside("my aunt's cat", told, {"cat": "which"}, random.Random(1))
+    things = [part.thing for part in found]
+    # What was told crosswise comes first: it is what is mixed up most easily.
+    assert things[:4] == ["my cat", "my aunt's motto", "Vorn's cat", "my aunt's car"]
+    assert len(things) == len(set(things)) and not set(things) & {told[0]}
+    for first, second in zip(things[0:80:2], things[1:80:2], strict=True):
+        assert split_thing(first)[1] == "cat" and split_thing(second)[0] == "my aunt"
+    assert found[0].direct == "which is my cat"
+    assert beside("the capital of Vorn", told, {}, random.Random(1)) == []
+    assert beside("my motto", told, {}, random.Random(1)) != beside(
+        "my motto", told, {}, random.Random(2)
+    )

@@ -1,7 +1,7 @@
 """A made-up life, day by day: what is told, and what must be known afterwards.
 
-Everything comes from the held-out tables of `facts`, so that no pocket model has met a relation,
-a wording or a value of it in training.
+Everything comes from the held-out tables of `facts`, unless others are named, so that no pocket
+model has met a relation, a wording or a value of it in training.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from engrain.data.facts import Fact, FactSampler, Message, told_conversation
+from engrain.data.facts import HELDOUT, Fact, FactSampler, Message, Tables, told_conversation
 
 FIRST_CORRECTION_DAY = 3
 
@@ -25,16 +25,18 @@ def life_stream(
     seed: int = 0,
     correction_every: int = 1,
     abstentions_per_day: int = 2,
+    tables: Tables = HELDOUT,
 ) -> list[dict[str, Any]]:
     """`days` days of `facts_per_day` told facts each, with closed-book probes.
 
     Per told fact there are two probes in different wordings (kinds "recall" and "paraphrase"), per
     day some about things never told on any day ("abstention", no answers). From day 3 on, each
     `correction_every`-th day one of its facts is a correction of an earlier day's fact (0: never):
-    its probes have the kind "correction", and `supersedes` lists the ids of the old probes.
+    its probes have the kind "correction", and `supersedes` lists the ids of the old probes. Recipes
+    are tuned with other `tables`, since what is tuned on is held out no longer.
     """
     rng = random.Random(f"life:{seed}")
-    sampler = FactSampler(seed)
+    sampler = FactSampler(seed, tables)
     told: list[tuple[int, Fact]] = []  # the day and the fact, corrected ones removed
     probes_of: dict[tuple[str, str], list[str]] = {}
     stream: list[dict[str, Any]] = []

@@ -23,14 +23,12 @@ from engrain.dream.frames import (
     opener,
     parts_of,
     split_thing,
-    swapped,
 )
 from engrain.dream.grounding import UserWords
 from engrain.dream.lexicon import Lexicon
-from engrain.dream.neighbours import neighbours
+from engrain.dream.neighbours import beside, neighbours
 from engrain.dream.reader import Reader
 from engrain.dream.wording import (
-    content,
     holds,
     key_runs,
     normal,
@@ -43,9 +41,9 @@ CONTINUATION_TEMPERATURE = 1.0
 SURPLUS = 2
 """Proposals per wanted contrast: some are refused."""
 SAMPLED = 0.25
-"""Questions that the model is asked to make up, and neighbours taken from the list, per wanted
-contrast; frames multiply them."""
-MAX_THING_WORDS = 6
+"""Questions that the model is asked to make up, per wanted contrast; frames multiply them."""
+MOST_NEAR = 80
+"""Neighbours of one thing that are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +54,19 @@ class Wording:
     group: str
     parts: Parts
     key: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A question that may become contrast.
+
+    ``untold`` where its words alone show that it was not told: a small reader mixes up just those
+    that are nearest to what was told, and would drop them.
+    """
+
+    wording: Wording
+    question: str
+    untold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +106,9 @@ def make_contrast(
 
     proposals = _propose(reader, wordings, refused, ratio, rng)
     keys = list(dict.fromkeys(wording.key for wording in wordings))
-    fresh: list[tuple[Wording, str]] = []
-    for wording, question in proposals:
+    fresh: list[Proposal] = []
+    for one in proposals:
+        wording, question = one.wording, one.question
         shape = normal(question)
         # A frame that was trained on must be in the contrast as well, whatever its words.
         fault = question_fault(question)
@@ -105,9 +117,9 @@ def make_contrast(
         if any(holds(question, key) for key in keys) or refused(question, wording.question):
             continue
         taken.add(shape)
-        fresh.append((wording, question))
+        fresh.append(one)
     wanted = round(ratio * len(wordings))
-    queue = _in_turns(fresh, wordings)
+    queue = _in_turns(fresh)
     found: list[Contrast] = []
     while queue and len(found) < wanted:
         # Asking costs more than proposing: no more than what is still wanted, and some to spare.
@@ -121,15 +133,13 @@ def make_contrast(
     return found[:wanted]
 
 
-def _in_turns(
-    proposals: Sequence[tuple[Wording, str]], wordings: Sequence[Wording]
-) -> list[tuple[Wording, str]]:
+def _in_turns(proposals: Sequence[Proposal]) -> list[Proposal]:
     """Proposals ordered so that every wording gets its first one before any gets its second."""
     place: dict[str, int] = {}
     turns: list[int] = []
-    for wording, _ in proposals:
-        turns.append(place.get(wording.question, 0))
-        place[wording.question] = turns[-1] + 1
+    for one in proposals:
+        turns.append(place.get(one.wording.question, 0))
+        place[one.wording.question] = turns[-1] + 1
     order = sorted(range(len(proposals)), key=lambda i: (turns[i], i))
     return [proposals[i] for i in order]
 
@@ -140,7 +150,7 @@ def _propose(
     refused: Callable[..., bool],
     ratio: float,
     rng: random.Random,
-) -> list[tuple[Wording, str]]:
+) -> list[Proposal]:
     """Neighbouring questions, the nearest first: swaps, then what the model asks by itself.
 
     What is refused by itself is not put into a frame, whose words could hide what it asks for.
@@ -162,15 +172,13 @@ def _propose(
     parts = [part for text in free if (part := parts_of(text)).direct]
     own = [part for part in {p.direct: p for p in parts}.values() if not refused(part.direct)]
     rng.shuffle(own)
-    listed = [part for part in neighbours(wanted, rng) if not refused(part.direct)]
+    per = max(1, round(ratio)) * SURPLUS
+    # No two contrasts about the same thing, or the lesson teaches which few things are unknown.
+    listed = [part for part in neighbours(per * len(wordings), rng) if not refused(part.direct)]
     # What the model asks by itself comes up as often: earlier lessons are rehearsed that way.
     distant = [part for pair in zip_longest(own, listed) for part in pair if part]
-    near = {
-        thing: [part for part in found if not refused(part.direct)]
-        for thing, found in _near(wordings, distant).items()
-    }
-    proposals: list[tuple[Wording, str]] = []
-    per = max(1, round(ratio)) * SURPLUS
+    near = _near(wordings, refused, rng)
+    proposals: list[Proposal] = []
     used: dict[str, int] = {}
     for index, wording in enumerate(wordings):
         frame = frame_of(wording.question, wording.parts)
@@ -182,29 +190,29 @@ def _propose(
         # One near, one far: near ones teach whose fact it is, far ones that most is unknown.
         for part in (p for pair in zip_longest(close, far) for p in pair if p):
             if text := fill(frame, part):
-                proposals.append((wording, text))
-    proposals += [(w, text) for w, text in zip(wordings, continued, strict=True) if text]
+                same = split_thing(part.thing)[1] == split_thing(wording.parts.thing)[1]
+                proposals.append(Proposal(wording, text, untold=bool(part.thing) and same))
+    proposals += [Proposal(w, text) for w, text in zip(wordings, continued, strict=True) if text]
     # What was not placed in a frame of its own goes to wordings that have no frame.
     homeless = [w for w in wordings if not frame_of(w.question, w.parts)] or list(wordings)
-    return proposals + [(homeless[i % len(homeless)], text) for i, text in enumerate(free) if text]
-
-
-def _near(wordings: Sequence[Wording], sampled: Sequence[Parts]) -> dict[str, list[Parts]]:
-    """For each told thing what lies next to it, the nearest first: other owner, other noun."""
-    told = list(dict.fromkeys(w.parts.thing for w in wordings if w.parts.thing))
-    short = [p.thing for p in sampled if p.thing and len(p.thing.split()) <= MAX_THING_WORDS]
-    ask_with = {
-        split_thing(part.thing)[1]: part.direct.split()[0]
-        for part in (*sampled, *(w.parts for w in wordings))
-        if part.thing
-    }
-    made = [
-        Parts.of_thing(thing, ask_with.get(split_thing(thing)[1], "what"))
-        for thing in swapped(told, short)
+    return proposals + [
+        Proposal(homeless[i % len(homeless)], text) for i, text in enumerate(free) if text
     ]
+
+
+def _near(
+    wordings: Sequence[Wording], refused: Callable[..., bool], rng: random.Random
+) -> dict[str, list[Parts]]:
+    """For each told thing what lies one step from it."""
+    parts = {w.parts.thing: w.parts for w in wordings if w.parts.thing}
+    asked_with = {split_thing(thing)[1]: part.direct.split()[0] for thing, part in parts.items()}
     return {
-        thing: sorted(made, key=lambda part: -len(content(part.thing) & content(thing)))
-        for thing in told
+        thing: [
+            part
+            for part in beside(thing, list(parts), asked_with, rng)[:MOST_NEAR]
+            if not refused(part.direct)
+        ]
+        for thing in parts
     }
 
 
@@ -223,36 +231,39 @@ def _one_question(text: str) -> str:
 
 def _told_nothing(
     reader: Reader,
-    proposals: Sequence[tuple[Wording, str]],
+    proposals: Sequence[Proposal],
     keys: Sequence[tuple[str, ...]],
     before: EarlierFacts,
 ) -> list[Contrast]:
     """Proposals that the conversation does not answer, with the answer without it."""
     # Every window is asked: a question is contrast only if no part of the talk answers it.
     for window in range(reader.whole):
-        answers = reader.read([(window, question) for _, question in proposals])
-        proposals = [
-            entry
-            for entry, answer in zip(proposals, answers, strict=True)
-            if not any(holds(answer, key) for key in keys)
-        ]
-    taught = {i: before.target(question) for i, (_, question) in enumerate(proposals)}
+        unsure_of = [one for one in proposals if not one.untold]
+        answers = reader.read([(window, one.question) for one in unsure_of])
+        told = {
+            one.question
+            for one, answer in zip(unsure_of, answers, strict=True)
+            if any(holds(answer, key) for key in keys)
+        }
+        proposals = [one for one in proposals if one.question not in told]
+    questions = [one.question for one in proposals]
+    taught = {i: before.target(question) for i, question in enumerate(questions)}
     with reader.engine.untaught():
-        closed = reader.closed_book([question for _, question in proposals])
+        closed = reader.closed_book(questions)
         unsure = [i for i, answer in enumerate(closed) if not says_unknown(answer)]
-        again = reader.closed_book([proposals[i][1] for i in unsure], temperature=0.7, round_=901)
+        again = reader.closed_book([questions[i] for i in unsure], temperature=0.7, round_=901)
     invented = {
         i
         for i, second in zip(unsure, again, strict=True)
-        if key_runs(closed[i], [proposals[i][1]])[:1] != key_runs(second, [proposals[i][1]])[:1]
+        if key_runs(closed[i], [questions[i]])[:1] != key_runs(second, [questions[i]])[:1]
     }
     # What an earlier lesson taught is asked for what it taught, even where it faded by now; what
     # only may have been taught ("my aunt's car color" after "my aunt's car") is left alone.
     return [
-        Contrast(question, taught[i] or closed[i], wording.group)
-        for i, (wording, question) in enumerate(proposals)
+        Contrast(one.question, taught[i] or closed[i], one.wording.group)
+        for i, one in enumerate(proposals)
         # An answer that changes from one sampling to the next is no knowledge to be kept.
         if closed[i]
-        and (taught[i] or (i not in invented and not before.may_answer(question)))
+        and (taught[i] or (i not in invented and not before.may_answer(one.question)))
         and not any(holds(closed[i], key) for key in keys)
     ]

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from engrain.dream.wording import FUNCTION_WORDS, NAME, as_user, content, normal
+from engrain.dream.wording import FUNCTION_WORDS, NAME, as_user, content
 
 NEUTRAL_FRAMES = (
     "{Q}?",
@@ -187,26 +187,9 @@ def fill(frame: str, parts: Parts) -> str:
     return ""
 
 
-def swapped(things: Iterable[str], others: Iterable[str] = ()) -> list[str]:
-    """New things from the heads and tails of known ones: owner of one, noun of another.
-
-    Example:
-        >>> swapped(["my aunt's cat", "my motto"])
-        ["my aunt's motto", 'my cat']
-    """
-    known, further = [split_thing(t) for t in things], [split_thing(t) for t in others]
-    taken = {normal(thing) for thing in (*things, *others)}
-    made: list[str] = []
-    pairs = [(a, b) for a in known for b in (*known, *further)]
-    pairs += [(a, b) for a in further for b in known]
-    for (owner, _), (_, noun) in pairs:
-        if not owner or not noun:
-            continue
-        thing = f"{owner} {noun}" if owner.lower() in ("my", "our") else f"{owner}'s {noun}"
-        if normal(thing) not in taken:
-            taken.add(normal(thing))
-            made.append(thing)
-    return made
+def joined(owner: str, noun: str) -> str:
+    """A thing from its owner and its noun, the inverse of :func:`split_thing`."""
+    return f"{owner} {noun}" if owner.lower() in ("my", "our") else f"{owner}'s {noun}"
 
 
 def split_thing(thing: str) -> tuple[str, str]:

@@ -8,8 +8,11 @@ model's training half, never those of the exams. English, as the frames are.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
-from engrain.dream.frames import Parts
+from engrain.data.facts_values import NAMES, is_heldout
+from engrain.dream.frames import Parts, joined, split_thing
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -67,6 +70,7 @@ art teacher, business partner, doctor, emergency contact, first love, first teac
 math teacher, personal assistant, secret admirer, spanish teacher, tax adviser, team captain,
 travel companion, wedding guest
 """)
+FIRST_NAMES = tuple(name for name in NAMES if not is_heldout(name))
 OWN_SHARE = 0.35
 """Share of neighbours that are the speaker's own things."""
 
@@ -81,3 +85,30 @@ def neighbours(count: int, rng: random.Random) -> list[Parts]:
         thing = f"my {noun}" if mine else f"my {rng.choice(PEOPLE)}'s {noun}"
         made.setdefault(thing, Parts.of_thing(thing, wh))
     return list(made.values())
+
+
+def beside(
+    thing: str, told: Sequence[str], asked_with: Mapping[str, str], rng: random.Random
+) -> list[Parts]:
+    """Things one step from a told one, in turns: the same of somebody else, else of the same owner.
+
+    What else was told comes first (the aunt's cat and my motto: my cat, the aunt's motto), then the
+    speaker's own, then the lists, each in a new order. `asked_with` maps nouns to question words.
+    """
+    owner, noun = split_thing(thing)
+    if not owner:
+        return []
+    split = [pair for pair in map(split_thing, told) if pair[0]]
+    owners = [*(f"my {person}" for person in PEOPLE), *FIRST_NAMES]
+    nouns = [*WHAT, *WHO]
+    rng.shuffle(owners)
+    rng.shuffle(nouns)
+    others = dict.fromkeys([*(o for o, _ in split), "my", *owners])
+    things = dict.fromkeys([*(n for _, n in split), *nouns])
+    of_others = [(other, noun) for other in others if other.lower() != owner.lower()]
+    of_owner = [(owner, other) for other in things if other.lower() != noun.lower()]
+    turns = [pair for both in zip_longest(of_others, of_owner) for pair in both if pair]
+    return [
+        Parts.of_thing(joined(*pair), asked_with.get(pair[1], "who" if pair[1] in WHO else "what"))
+        for pair in turns
+    ]
