@@ -61,6 +61,29 @@ def test_what_the_conversation_answers_is_no_contrast() -> None:
     assert not {one.question for one in contrasts(snapping)} & set(snapping.overrides)
 
 
+def test_the_nearest_stays_though_the_reader_mixes_it_up() -> None:
+    """Whose cat it is decides; a reader that says "Gorla" for any cat is just what to mend."""
+
+    def mixed_up(_: float, in_view: bool) -> str:
+        return "It is Gorla." if in_view else "I don't know."
+
+    asked = ("What is my cat?", "Do you remember my cat?", "What is my aunt's motto?")
+    engine = Scripted(TWO, things=["my motto"], overrides=dict.fromkeys(asked, mixed_up))
+    found = {one.question for one in contrasts(engine, ratio=4.0)}
+    assert found & set(asked[:2])
+    assert asked[2] not in found  # another thing of the aunt's may have been told in other words
+
+
+def test_no_two_contrasts_are_about_the_same_thing() -> None:
+    found = contrasts(Scripted(TWO), ratio=4.0)
+    things = [
+        normal(one.question).removeprefix("what is ").removeprefix("do you remember ")
+        for one in found
+        if normal(one.question).startswith(("what is ", "do you remember "))
+    ]
+    assert len(things) >= 6 and len(set(things)) >= 0.9 * len(things)
+
+
 def test_invented_answers_are_no_contrast_but_knowledge_is() -> None:
     def invents(temperature: float, _: bool) -> str:
         return "Your car is a Zorba." if temperature else "Your car is a Vesta."
