@@ -14,13 +14,14 @@ import argparse
 import json
 import platform
 import random
+import re
 import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engrain.data.facts import Attribute, Fact, FactSampler, told_conversation
+from engrain.data.facts import Attribute, Fact, FactSampler, Verb, told_conversation
 from engrain.data.messages import Conversation
 from engrain.dream.self_study import Study, study
 from engrain.dream.wording import content, owners, stem
@@ -40,6 +41,11 @@ def asks_for(fact: Fact, question: str, target: str) -> bool:
     limit = 0 if isinstance(fact.relation, Attribute) else len(about) // 2
     if len(missing) > limit:
         return False
+    if fact.owner.sort == "self" and isinstance(fact.relation, Verb):
+        verb, *_ = fact.relation.noun.split()  # "what my uncle adores" is not mine
+        own = rf"\bI (?:am |was )?(?:{re.escape(verb)}|{re.escape(fact.relation.form or verb)})\b"
+        own += rf"|\b(?:do|did|am|was) I {re.escape(verb)}\b"
+        return re.search(own, question) is not None
     if fact.owner.sort == "self":
         return not owners(question) - {w for n in [fact.relation.noun] for w in owners(n)}
     return content(fact.owner.name) <= content(question)

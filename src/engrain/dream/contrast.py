@@ -26,7 +26,7 @@ from engrain.dream.frames import (
 )
 from engrain.dream.grounding import UserWords
 from engrain.dream.lexicon import Lexicon
-from engrain.dream.neighbours import beside, neighbours
+from engrain.dream.neighbours import beside, beside_clause, neighbours
 from engrain.dream.reader import Reader
 from engrain.dream.wording import (
     holds,
@@ -185,13 +185,12 @@ def _propose(
         if not frame:
             continue
         turn = used[wording.group] = used.get(wording.group, -1) + 1
-        close = _turned(near.get(wording.parts.thing, []), turn * per)[:per]
+        close = _turned(near.get(wording.parts.name, []), turn * per)[:per]
         far = _turned(distant, index * per)[:per]
         # One near, one far: near ones teach whose fact it is, far ones that most is unknown.
         for part in (p for pair in zip_longest(close, far) for p in pair if p):
             if text := fill(frame, part):
-                same = split_thing(part.thing)[1] == split_thing(wording.parts.thing)[1]
-                proposals.append(Proposal(wording, text, untold=bool(part.thing) and same))
+                proposals.append(Proposal(wording, text, _of_another(part, wording.parts)))
     proposals += [Proposal(w, text) for w, text in zip(wordings, continued, strict=True) if text]
     # What was not placed in a frame of its own goes to wordings that have no frame.
     homeless = [w for w in wordings if not frame_of(w.question, w.parts)] or list(wordings)
@@ -200,20 +199,33 @@ def _propose(
     ]
 
 
+def _of_another(part: Parts, told: Parts) -> bool:
+    """Whether a part asks for just what was told, but of somebody else."""
+    if part.clause or told.clause:
+        return part.clause is not None and told.clause is not None
+    noun = split_thing(part.thing)[1]
+    return bool(noun) and noun == split_thing(told.thing)[1]
+
+
 def _near(
     wordings: Sequence[Wording], refused: Callable[..., bool], rng: random.Random
 ) -> dict[str, list[Parts]]:
     """For each told thing what lies one step from it."""
-    parts = {w.parts.thing: w.parts for w in wordings if w.parts.thing}
-    asked_with = {split_thing(thing)[1]: part.direct.split()[0] for thing, part in parts.items()}
-    return {
-        thing: [
-            part
-            for part in beside(thing, list(parts), asked_with, rng)[:MOST_NEAR]
-            if not refused(part.direct)
-        ]
-        for thing in parts
+    parts = {w.parts.name: w.parts for w in wordings if w.parts.name}
+    things = [part.thing for part in parts.values() if part.thing]
+    clauses = [part.clause for part in parts.values() if part.clause]
+    asked_with = {
+        split_thing(part.thing)[1]: part.direct.split()[0] for part in parts.values() if part.thing
     }
+    found: dict[str, list[Parts]] = {}
+    for name, part in parts.items():
+        if part.clause:
+            wh = part.inside.split()[0]
+            near = beside_clause(part.clause, wh, clauses, rng)
+        else:
+            near = beside(part.thing, things, asked_with, rng)
+        found[name] = [one for one in near[:MOST_NEAR] if not refused(one.direct or one.inside)]
+    return found
 
 
 def _turned(pool: list[Parts], count: int) -> list[Parts]:

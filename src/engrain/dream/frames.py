@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from engrain.dream.clauses import Clause, clause_in
 from engrain.dream.wording import FUNCTION_WORDS, NAME, as_user, content
 
 NEUTRAL_FRAMES = (
@@ -83,11 +84,22 @@ class Parts:
     thing: str = ""
     direct: str = ""
     inside: str = ""
+    clause: Clause | None = None
 
     @classmethod
     def of_thing(cls, thing: str, wh: str = "what", be: str = "is") -> Parts:
         """The parts of a question for a thing that somebody has."""
         return cls(thing, f"{wh} {be} {thing}", f"{wh} {thing} {be}")
+
+    @classmethod
+    def of_clause(cls, clause: Clause, wh: str = "what") -> Parts:
+        """The parts of a question for what somebody does."""
+        return cls("", clause.direct(wh), clause.inside(wh), clause)
+
+    @property
+    def name(self) -> str:
+        """What is asked for, in the shape that says it best."""
+        return self.thing or self.inside or self.direct
 
     @property
     def answer_stem(self) -> str:
@@ -148,6 +160,9 @@ def parts_of_fact(pairs: Sequence[tuple[str, str]], surface: str) -> Parts:
     for question, answer in pairs:
         if thing := _thing_in(question, as_user(answer), surface):
             return Parts.of_thing(thing, _asked_with([q for q, _ in pairs], thing) or wh)
+    for _, answer in pairs:
+        if clause := clause_in(as_user(answer), surface):
+            return Parts.of_clause(clause, _mostly_asked_with([q for q, _ in pairs]))
     if not plain:
         return Parts()
     for question, _ in pairs:
@@ -245,6 +260,13 @@ def _asked_with(questions: Iterable[str], thing: str) -> str:
     used = Counter(match.group("wh").lower() for match in found if match)
     # A small model asks "who" for a bedtime now and then; what it asks mostly is right.
     return max(used, key=lambda wh: (used[wh], wh == "what"), default="")
+
+
+def _mostly_asked_with(questions: Iterable[str]) -> str:
+    """The commonest question word, "what" before others that are as common."""
+    found = (_WH_INSIDE.search(question) for question in questions)
+    used = Counter(match.group().lower() for match in found if match)
+    return max(used, key=lambda wh: (used[wh], wh == "what"), default="what")
 
 
 def _is_thing(text: str) -> bool:

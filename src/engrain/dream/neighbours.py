@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
 from engrain.data.facts_values import NAMES, is_heldout
+from engrain.dream.clauses import Clause
 from engrain.dream.frames import Parts, joined, split_thing
 
 
@@ -99,9 +100,7 @@ def beside(
     if not owner:
         return []
     split = [pair for pair in map(split_thing, told) if pair[0]]
-    owners = [*(f"my {person}" for person in PEOPLE), *FIRST_NAMES]
-    nouns = [*WHAT, *WHO]
-    rng.shuffle(owners)
+    owners, nouns = _people(rng), [*WHAT, *WHO]
     rng.shuffle(nouns)
     others = dict.fromkeys([*(o for o, _ in split), "my", *owners])
     things = dict.fromkeys([*(n for _, n in split), *nouns])
@@ -112,3 +111,21 @@ def beside(
         Parts.of_thing(joined(*pair), asked_with.get(pair[1], "who" if pair[1] in WHO else "what"))
         for pair in turns
     ]
+
+
+def beside_clause(
+    clause: Clause, wh: str, told: Sequence[Clause], rng: random.Random
+) -> list[Parts]:
+    """The same deed of other people, those first of whom something else was told."""
+    subjects = dict.fromkeys([*(other.subject for other in told), *_people(rng)])
+    return [
+        Parts.of_clause(clause.of(subject), wh)
+        for subject in subjects
+        if subject not in ("I", clause.subject)
+    ]
+
+
+def _people(rng: random.Random) -> list[str]:
+    people = [*(f"my {person}" for person in PEOPLE), *FIRST_NAMES]
+    rng.shuffle(people)
+    return people

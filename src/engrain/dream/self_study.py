@@ -300,7 +300,7 @@ def _write(
 def _group_name(fact: GatheredFact, taken: set[str]) -> str:
     """A name that a person can read: "my aunt's cat: Gorla"."""
     parts = fact.parts
-    about = parts.thing or parts.direct or " ".join(sorted(fact.about)[:5])
+    about = parts.name or " ".join(sorted(fact.about)[:5])
     name = base = f"{about}: {fact.surface}"
     number = 2
     while name in taken:

@@ -1,0 +1,135 @@
+"""Facts said with a verb ("my aunt adores Gorla") and the questions for them, by rule.
+
+A small model asks for such a fact in broken ways ("What is my aunt adores?"). The answer that it
+gives is a whole clause, and from that the questions follow: "what my aunt adores" inside a
+sentence, and "what does my aunt adore" where the plain form of the verb is sure. English.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+_BE = ("am", "is", "are", "was", "were")
+_PLACE = ("in", "at")
+_NO_VERBS = frozenset("this his its hers ours yours theirs always perhaps sometimes".split())
+MOST_WORDS = 4
+"""Words between verb and value, and behind the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """Who does what to a value: subject, verb, and the words before and behind the value.
+
+    Example:
+        >>> Clause("my aunt", "collects", "pictures of", "at home").direct("what")
+        'what does my aunt collect pictures of at home'
+    """
+
+    subject: str
+    verb: str
+    rest: str = ""
+    tail: str = ""
+
+    def inside(self, wh: str) -> str:
+        """The question inside a sentence: "what my aunt adores"."""
+        return _text(wh, self.subject, self.verb, self._before(wh), self.tail)
+
+    def direct(self, wh: str) -> str:
+        """The question itself, "" where the verb's plain form can't be known ("adored")."""
+        if self.verb in _BE:
+            return _text(wh, self.verb, self.subject, self._before(wh), self.tail)
+        if self.verb.endswith("ed"):
+            return ""
+        helper = "do" if self.subject == "I" else "does"
+        return _text(wh, helper, self.subject, self._plain, self._before(wh), self.tail)
+
+    def of(self, subject: str) -> Clause:
+        """The same said of somebody else ("my uncle", never "I")."""
+        if self.verb in _BE:
+            return replace(self, subject=subject, verb="is" if self.verb == "am" else self.verb)
+        if self.subject == "I" and not self.verb.endswith("ed"):
+            return replace(self, subject=subject, verb=_with_s(self.verb))
+        return replace(self, subject=subject)
+
+    @property
+    def _plain(self) -> str:
+        if self.subject == "I":
+            return self.verb
+        if self.verb.endswith("ies"):
+            return f"{self.verb[:-3]}y"
+        cut = 2 if self.verb.endswith(("shes", "ches", "sses", "xes", "oes")) else 1
+        return self.verb[:-cut]
+
+    def _before(self, wh: str) -> str:
+        words = self.rest.split()
+        # "where she was raised", but "where she comes from".
+        if wh == "where" and words and words[-1] in _PLACE:
+            words.pop()
+        return " ".join(words)
+
+
+def clause_in(said: str, value: str) -> Clause | None:
+    """The clause of a plain sentence that ends in a value, or nearly, None if it is none.
+
+    Example:
+        >>> clause_in("My aunt adores Gorla.", "Gorla")
+        Clause(subject='my aunt', verb='adores', rest='', tail='')
+    """
+    found = re.fullmatch(
+        rf"(?P<lead>[^,.;:!?]+?) (?:a |an |the )?{re.escape(value)}"
+        r"(?P<tail>(?: [^\s,.;:!?]+)*)[.!]?",
+        said.strip(),
+        re.IGNORECASE,
+    )
+    if not found:
+        return None
+    words, tail = found.group("lead").split(), found.group("tail").split()
+    at = _verb_at(words)
+    if not at or len(words) - at - 1 > MOST_WORDS or len(tail) > MOST_WORDS:
+        return None
+    verb, rest = words[at], " ".join(words[at + 1 :])
+    if verb in _BE and not rest:
+        return None  # "my cat is Gorla": a thing, not a deed
+    subject = " ".join(words[:at])
+    if subject.split()[0].lower() in ("my", "our"):
+        subject = subject[0].lower() + subject[1:]
+    return Clause(subject, verb, rest, " ".join(tail))
+
+
+def _verb_at(words: list[str]) -> int:
+    """The place of the verb behind a subject, 0 if there is none."""
+    if not words:
+        return 0
+    if words[0] == "I":
+        return 1 if len(words) > 1 and words[1].isalpha() else 0
+    if words[0].lower() in ("my", "our"):
+        first, last = 2, 5
+    elif words[0][:1].isupper():
+        first, last = 1, 2
+    else:
+        return 0
+    for at in range(first, min(last, len(words) - 1) + 1):
+        if first == 1 and at > 1 and not words[at - 1][:1].isupper():
+            return 0
+        if _is_verb(words[at]):
+            return at
+    return 0
+
+
+def _is_verb(word: str) -> bool:
+    if word in _BE:
+        return True
+    if not (word.isalpha() and word.islower()) or len(word) < 4 or word in _NO_VERBS:
+        return False
+    return word.endswith("ed") or (word.endswith("s") and not word.endswith("ss"))
+
+
+def _with_s(verb: str) -> str:
+    if verb.endswith("y") and verb[-2:-1] not in "aeiou":
+        return f"{verb[:-1]}ies"
+    return verb + ("es" if verb.endswith(("sh", "ch", "ss", "x", "o")) else "s")
+
+
+def _text(*parts: str) -> str:
+    return " ".join(part for part in parts if part)

@@ -1,0 +1,60 @@
+import pytest
+
+from engrain.dream.clauses import Clause, clause_in
+from engrain.dream.frames import Parts, parts_of_fact
+from engrain.dream.wording import as_user
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "direct", "inside"),
+    [
+        ("Your aunt adores Gorla.", "Gorla", "what does my aunt adore", "what my aunt adores"),
+        ("You crave a bun at noon.", "bun", "what do I crave at noon", "what I crave at noon"),
+        ("Your boss carries tea.", "tea", "what does my boss carry", "what my boss carries"),
+        ("Vorn was moved by Lix.", "Lix", "what was Vorn moved by", "what Vorn was moved by"),
+        ("You are hopeless at golf.", "golf", "what am I hopeless at", "what I am hopeless at"),
+        ("My vet teaches chess.", "chess", "what does my vet teach", "what my vet teaches"),
+        # The plain form of "adopted" is not known for sure, so there is no direct question.
+        ("Your son adopted a seal.", "seal", "", "what my son adopted"),
+    ],
+)  # fmt: skip
+def test_questions_follow_from_the_answer(said: str, value: str, direct: str, inside: str) -> None:
+    clause = clause_in(as_user(said), value)
+    assert clause is not None
+    assert (clause.direct("what"), clause.inside("what")) == (direct, inside)
+
+
+@pytest.mark.parametrize(
+    ("said", "value"),
+    [
+        ("My cat is Gorla.", "Gorla"),
+        ("Gorla.", "Gorla"),
+        ("It is said, my aunt adores Gorla.", "Gorla"),
+        ("My aunt adores Gorlas.", "Gorla"),
+        ("The weather brings rain.", "rain"),
+        ("My aunt adores Gorla more than all the others in town.", "Gorla"),
+    ],
+)
+def test_what_is_no_plain_deed(said: str, value: str) -> None:
+    assert clause_in(said, value) is None
+
+
+def test_where_drops_the_word_of_place() -> None:
+    clause = Clause("I", "was", "raised in")
+    assert clause.direct("where") == "where was I raised"
+    assert Clause("my aunt", "comes", "from").inside("where") == "where my aunt comes from"
+
+
+def test_others_do_the_same() -> None:
+    assert Clause("I", "crave").of("my uncle").inside("what") == "what my uncle craves"
+    assert Clause("I", "am", "fond of").of("Vorn").direct("what") == "what is Vorn fond of"
+    assert Clause("Vorn", "adopted").of("my uncle").inside("what") == "what my uncle adopted"
+
+
+def test_a_fact_takes_its_clause_before_a_broken_question() -> None:
+    pairs = [("What is my aunt adores?", "Your aunt adores Gorla.")]
+    parts = parts_of_fact(pairs, "Gorla")
+    assert parts == Parts.of_clause(Clause("my aunt", "adores"))
+    assert parts.name == "what my aunt adores"
+    who = [("Who is my aunt adores?", "Your aunt adores Gorla."), *pairs, *pairs[:0]]
+    assert parts_of_fact([who[0]] * 2, "Gorla").inside == "who my aunt adores"
