@@ -118,9 +118,9 @@ class Scripted:
 
     @contextmanager
     def untaught(self) -> Iterator[None]:
-        self.taught = False
+        before, self.taught = self.taught, False
         yield
-        self.taught = True
+        self.taught = before
 
     def say(self, prompt: list[Message], rng: random.Random, temperature: float) -> str:
         request = prompt[-1].content

@@ -193,3 +193,14 @@ def test_anchors_leave_out_what_was_taught() -> None:
     kept = anchors_beside([Lesson("one", "it", (taught,))])
     assert 0 < len(every) - len(kept) < len(every) / 10
     assert not any(m.content == asked for text in kept for m in text.messages)
+
+
+def test_the_untaught_model_reads_and_the_taught_one_is_asked_closed_book() -> None:
+    engine = Scripted(TWO)
+    engine.overrides["What is it?"] = lambda *_: "taught" if engine.taught else "untaught"
+    reader = Reader.of(engine, TALK, 0)
+    assert reader.read([(0, "What is it?")]) == ["untaught"]
+    assert reader.closed_book(["What is it?"]) == ["taught"]
+    with engine.untaught():
+        assert reader.closed_book(["What is it?"]) == ["untaught"]
+    assert engine.taught

@@ -107,10 +107,23 @@ class Reader:
         round_: int = 0,
         begun: Sequence[str] | None = None,
     ) -> list[str]:
-        """Answer prompts; ``round_`` tells samplings of the same prompts apart.
+        """Answer prompts with the untaught weights; ``round_`` tells samplings of them apart.
 
-        ``begun`` are the first words of the answers, which stand in what is given.
+        What lessons cost a small model first is its reading: a taught reader would make each lesson
+        poorer than the one before. ``begun`` are the first words of the answers, which stand in
+        what is given.
         """
+        with self.engine.untaught():
+            return self._generate(prompts, max_new_tokens, temperature, round_, begun)
+
+    def _generate(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        max_new_tokens: int,
+        temperature: float,
+        round_: int,
+        begun: Sequence[str] | None = None,
+    ) -> list[str]:
         if not prompts:
             return []
         self.asked += len(prompts)
@@ -145,9 +158,9 @@ class Reader:
     def closed_book(
         self, questions: Sequence[str], *, temperature: float = 0.0, round_: int = 0
     ) -> list[str]:
-        """Answer questions without the conversation."""
+        """Answer questions without the conversation, with the weights in force."""
         prompts = [[Message("user", question)] for question in questions]
-        return self.generate(prompts, temperature=temperature, round_=round_)
+        return self._generate(prompts, ANSWER_TOKENS, temperature, round_)
 
     def continue_user(
         self,
@@ -169,13 +182,14 @@ class Reader:
             _user_turn(self.engine, in_context(view, opener))
             for view, opener in zip(views, openers, strict=True)
         ]
-        texts = self.engine.complete(
-            begun,
-            max_new_tokens=QUESTION_TOKENS,
-            temperature=temperature,
-            seed=(self.seed * 1009 + round_) % 2**31,
-            stop=("\n",),
-        )
+        with self.engine.untaught():
+            texts = self.engine.complete(
+                begun,
+                max_new_tokens=QUESTION_TOKENS,
+                temperature=temperature,
+                seed=(self.seed * 1009 + round_) % 2**31,
+                stop=("\n",),
+            )
         return [opener + text for opener, text in zip(openers, texts, strict=True)]
 
 

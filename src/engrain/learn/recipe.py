@@ -208,7 +208,7 @@ def _named() -> dict[str, Recipe]:
                 "default",
                 "One removable LoRA a lesson; earlier lessons and matched contrast replayed; "
                 "general predictions held by a KL anchor.",
-                optimization=Choice("adamw", {"learning_rate": 6e-3}),
+                optimization=Choice("adamw", {"learning_rate": 4e-3}),
                 regularization=(Choice("kl_anchor"),),
                 replay=(Choice("reservoir"), Choice("dream")),
                 epochs=6.0,
@@ -226,7 +226,7 @@ def _named() -> dict[str, Recipe]:
             Recipe(
                 "joint",
                 "All lessons at once from the base weights: an upper bound, not continual.",
-                optimization=Choice("adamw", {"learning_rate": 6e-3}),
+                optimization=Choice("adamw", {"learning_rate": 4e-3}),
                 regularization=(Choice("kl_anchor"),),
                 replay=(Choice("dream"),),
                 epochs=6.0,

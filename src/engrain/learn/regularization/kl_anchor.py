@@ -39,7 +39,7 @@ from engrain.learn.technique import Regularization, Setting, option
 class KlAnchorConfig:
     """Hyper-parameters of the KL anchor."""
 
-    strength: float = option(1.0, "weight of the divergence in the loss", low=0.0)
+    strength: float = option(3.0, "weight of the divergence in the loss", low=0.0)
     texts: int = option(48, "anchor texts looked at for one lesson", low=1)
     reading_share: float = option(
         0.25, "share of anchors that read the lesson's conversations", low=0, high=1
