@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engrain.data.facts import Relation, Verb, Wordings, pseudo
+from engrain.data.general import nouns
 from training.pocket.nouns import heldout_words
 
-NOUNS = (Path(__file__).parent / "nouns.txt").read_text(encoding="utf-8").split()
+NOUNS = nouns()
 _PIECES = (Path(__file__).parent / "pieces.txt").read_text(encoding="utf-8").split()
 _STARTS = [piece[1:] for piece in _PIECES if piece.startswith("_")]
 _REST = [piece for piece in _PIECES if not piece.startswith("_")]

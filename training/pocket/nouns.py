@@ -18,7 +18,7 @@ from pathlib import Path
 from engrain.data import facts_heldout
 from training.pocket import development
 
-OUT = Path(__file__).parent / "nouns.txt"
+OUT = Path("src/engrain/data/general/nouns.txt")
 _NOUN = re.compile(
     r"\b(?:the|a|an|my|his|her|your|their|our)\s+([a-z]{4,13})"
     r"(?=\s+(?:was|is|of|in|on|at|and|to|had|with|for|that|which|from)\b|[.,;!?])"

@@ -53,6 +53,11 @@ class Clause:
         return replace(self, subject=subject)
 
     @property
+    def at_a_place(self) -> bool:
+        """Whether the value comes behind "in" or "at": nobody is asked for there."""
+        return self.rest.rpartition(" ")[2] in _PLACE
+
+    @property
     def _plain(self) -> str:
         if self.subject == "I":
             return self.verb

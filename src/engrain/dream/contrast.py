@@ -99,12 +99,11 @@ def make_contrast(
     taken = {normal(question) for question in kept}
     near = {asked(question) for question in kept}
 
-    def refused(question: str, wording: str = "") -> bool:
-        """Whether a question is about what was told, or garbled where its wording is not."""
-        garbled = lexicon.garbled(question, [wording])
-        return bool(asked(question) in near or said.tells(question) or garbled)
+    def told(question: str) -> bool:
+        """Whether a question is about what was told."""
+        return asked(question) in near or said.tells(question)
 
-    proposals = _propose(reader, wordings, refused, ratio, rng)
+    proposals = _propose(reader, wordings, told, lexicon, ratio, rng)
     keys = list(dict.fromkeys(wording.key for wording in wordings))
     fresh: list[Proposal] = []
     for one in proposals:
@@ -114,7 +113,7 @@ def make_contrast(
         fault = question_fault(question)
         if shape in taken or (fault and fault != question_fault(wording.question)):
             continue
-        if any(holds(question, key) for key in keys) or refused(question, wording.question):
+        if any(holds(question, key) for key in keys) or told(question):
             continue
         taken.add(shape)
         fresh.append(one)
@@ -147,13 +146,15 @@ def _in_turns(proposals: Sequence[Proposal]) -> list[Proposal]:
 def _propose(
     reader: Reader,
     wordings: Sequence[Wording],
-    refused: Callable[..., bool],
+    told: Callable[[str], bool],
+    lexicon: Lexicon,
     ratio: float,
     rng: random.Random,
 ) -> list[Proposal]:
     """Neighbouring questions, the nearest first: swaps, then what the model asks by itself.
 
-    What is refused by itself is not put into a frame, whose words could hide what it asks for.
+    What was told is not put into a frame, whose words could hide what it asks for. Only what the
+    model wrote may be garbled; neighbours made by rule hold rare words on purpose.
     """
     openers = [opener(wording.question, wording.parts) for wording in wordings]
     plain = [opener(f"{w.parts.direct}?", w.parts) for w in wordings if w.parts.direct]
@@ -168,16 +169,17 @@ def _propose(
     begun = sampled_openers * repeats
     texts = reader.continue_user(begun + openers, temperature=CONTINUATION_TEMPERATURE, round_=900)
     free = [_one_question(text) for text in texts[: len(begun)]]
+    free = [text for text in free if not lexicon.garbled(text)]
     continued = [_one_question(text) for text in texts[len(begun) :]]
     parts = [part for text in free if (part := parts_of(text)).direct]
-    own = [part for part in {p.direct: p for p in parts}.values() if not refused(part.direct)]
+    own = [part for part in {p.direct: p for p in parts}.values() if not told(part.direct)]
     rng.shuffle(own)
     per = max(1, round(ratio)) * SURPLUS
     # No two contrasts about the same thing, or the lesson teaches which few things are unknown.
-    listed = [part for part in neighbours(per * len(wordings), rng) if not refused(part.direct)]
+    listed = [part for part in neighbours(per * len(wordings), rng) if not told(part.direct)]
     # What the model asks by itself comes up as often: earlier lessons are rehearsed that way.
     distant = [part for pair in zip_longest(own, listed) for part in pair if part]
-    near = _near(wordings, refused, rng)
+    near = _near(wordings, told, rng)
     proposals: list[Proposal] = []
     used: dict[str, int] = {}
     for index, wording in enumerate(wordings):
@@ -191,7 +193,11 @@ def _propose(
         for part in (p for pair in zip_longest(close, far) for p in pair if p):
             if text := fill(frame, part):
                 proposals.append(Proposal(wording, text, _of_another(part, wording.parts)))
-    proposals += [Proposal(w, text) for w, text in zip(wordings, continued, strict=True) if text]
+    proposals += [
+        Proposal(wording, text)
+        for wording, text in zip(wordings, continued, strict=True)
+        if text and not lexicon.garbled(text, [wording.question])
+    ]
     # What was not placed in a frame of its own goes to wordings that have no frame.
     homeless = [w for w in wordings if not frame_of(w.question, w.parts)] or list(wordings)
     return proposals + [
@@ -208,7 +214,7 @@ def _of_another(part: Parts, told: Parts) -> bool:
 
 
 def _near(
-    wordings: Sequence[Wording], refused: Callable[..., bool], rng: random.Random
+    wordings: Sequence[Wording], told: Callable[[str], bool], rng: random.Random
 ) -> dict[str, list[Parts]]:
     """For each told thing what lies one step from it."""
     parts = {w.parts.name: w.parts for w in wordings if w.parts.name}
@@ -224,7 +230,7 @@ def _near(
             near = beside_clause(part.clause, wh, clauses, rng)
         else:
             near = beside(part.thing, things, asked_with, rng)
-        found[name] = [one for one in near[:MOST_NEAR] if not refused(one.direct or one.inside)]
+        found[name] = [one for one in near[:MOST_NEAR] if not told(one.direct or one.inside)]
     return found
 
 

@@ -162,7 +162,8 @@ def parts_of_fact(pairs: Sequence[tuple[str, str]], surface: str) -> Parts:
             return Parts.of_thing(thing, _asked_with([q for q, _ in pairs], thing) or wh)
     for _, answer in pairs:
         if clause := clause_in(as_user(answer), surface):
-            return Parts.of_clause(clause, _mostly_asked_with([q for q, _ in pairs]))
+            wh = _mostly_asked_with([q for q, _ in pairs])
+            return Parts.of_clause(clause, "where" if wh == "who" and clause.at_a_place else wh)
     if not plain:
         return Parts()
     for question, _ in pairs:

@@ -19,10 +19,10 @@ TOO_VAGUE = "it does not say what it asks for"
 NEAR_ANOTHER = "nearly the same wording as another"
 MORE_THAN_WANTED = "more wordings or facts than wanted"
 FEW_WORDINGS = "only one wording was found: nothing is left to train on beside the probe"
-NEUTRAL_FRAMES_A_FACT = 12
+NEUTRAL_FRAMES_A_FACT = 16
 """Such wordings proposed for every fact."""
 CLEAN_WORDINGS = 4
-"""So many of them from which on a fact's probes are chosen among them alone."""
+"""So many that the model reads by itself from which on probes are chosen among them alone."""
 
 
 @dataclass
@@ -145,9 +145,19 @@ def keep_on_topic(fact: GatheredFact, checker: Checker) -> None:
 
 
 def choose(
-    fact: GatheredFact, wordings: int, hold_out: float, rng: random.Random, checker: Checker
+    fact: GatheredFact,
+    wordings: int,
+    hold_out: float,
+    rng: random.Random,
+    checker: Checker,
+    asked: set[str],
 ) -> tuple[list[Checked], list[Checked]]:
-    """Training wordings and held-out ones of a fact; near-duplicates are left out."""
+    """Training wordings and held-out ones of a fact; near-duplicates are left out.
+
+    ``asked`` holds the frames of the lesson's probes so far, and gets those of this fact's. What is
+    least like all else is so for every fact: a frame held out of each of them would be learned
+    from none.
+    """
     distinct: list[Checked] = []
     for pair in fact.pairs:
         if any(similarity(pair.question, other.question) >= NEAR_DUPLICATE for other in distinct):
@@ -160,9 +170,13 @@ def choose(
         for pair in distinct:
             checker.refuse(pair.question, FEW_WORDINGS)
         return [], []
-    # What a small model words most unlike the others is often garbled, and no fair question.
-    clean = [pair for pair in distinct if pair.origin == NEUTRAL]
+    # What a small model words most unlike the others is often garbled, and no fair question; nor
+    # is a wording that it answers only with help even while the conversation is in view.
+    clean = [pair for pair in distinct if pair.origin == NEUTRAL and not pair.stem]
     pool = clean if len(clean) >= CLEAN_WORDINGS else list(distinct)
+    parts = fact.parts
+    unasked = [pair for pair in pool if frame_of(pair.question, parts) not in asked]
+    pool = unasked if len(unasked) >= held else pool
     # A recall probe is any wording; the paraphrase probe is the one least like the others.
     probes = [pool.pop(rng.randrange(len(pool)))]
     distinct.remove(probes[0])
@@ -175,6 +189,7 @@ def choose(
         )
         distinct.remove(least)
         probes.append(least)
+    asked.update(frame_of(pair.question, parts) for pair in probes)
     clean = [pair for pair in distinct if pair.origin == NEUTRAL]
     own = [pair for pair in distinct if pair.origin != NEUTRAL]
     trained = spread(clean, wordings)

@@ -2,7 +2,9 @@
 
 A small model that makes up neighbouring questions by itself makes up the same few, half of them
 garbled ("my first LOL"); contrast needs many, and clean ones. The lists are those of the pocket
-model's training half, never those of the exams. English, as the frames are.
+model's training half, never those of the exams. With lists alone a lesson teaches that those are
+unknown, and any rare name is taken for one that was told: half of the words are of any spelling.
+English, as the frames are.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import random
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 
-from engrain.data.facts_values import NAMES, is_heldout
+from engrain.data.facts import pseudo
+from engrain.data.facts_values import NAMES, cap, is_heldout
+from engrain.data.general import nouns
 from engrain.dream.clauses import Clause
 from engrain.dream.frames import Parts, joined, split_thing
 
@@ -74,18 +78,50 @@ travel companion, wedding guest
 FIRST_NAMES = tuple(name for name in NAMES if not is_heldout(name))
 OWN_SHARE = 0.35
 """Share of neighbours that are the speaker's own things."""
+OPEN_SHARE = 0.5
+"""Share of nouns and owners that are of any spelling, not from the lists above."""
+FAVORITE = "favorite "
+NEAR = 40
+"""Owners, and nouns, that are tried beside a told thing."""
 
 
 def neighbours(count: int, rng: random.Random) -> list[Parts]:
     """So many different things, each of the speaker or of somebody near."""
     made: dict[str, Parts] = {}
-    while len(made) < min(count, len(PEOPLE) * len(WHAT)):
-        wh = "who" if rng.random() < len(WHO) / (len(WHO) + len(WHAT)) else "what"
-        noun = rng.choice(WHO if wh == "who" else WHAT)
-        mine = rng.random() < OWN_SHARE
-        thing = f"my {noun}" if mine else f"my {rng.choice(PEOPLE)}'s {noun}"
+    while len(made) < count:
+        noun, wh = _noun(rng)
+        thing = joined("my" if rng.random() < OWN_SHARE else _person(rng), noun)
         made.setdefault(thing, Parts.of_thing(thing, wh))
     return list(made.values())
+
+
+def _noun(rng: random.Random) -> tuple[str, str]:
+    """Something that somebody has, and the question word for it."""
+    if rng.random() < OPEN_SHARE:
+        word, r = rng.choice(nouns()), rng.random()
+        if r < 0.4:
+            return word, "what"
+        if r < 0.7:
+            return f"{word} {rng.choice(WHAT).rpartition(' ')[2]}", "what"
+        return (f"{FAVORITE}{word}" if r < 0.85 else f"{rng.choice(nouns())} {word}"), "what"
+    who = rng.random() < len(WHO) / (len(WHO) + len(WHAT))
+    return (rng.choice(WHO), "who") if who else (rng.choice(WHAT), "what")
+
+
+def _person(rng: random.Random) -> str:
+    """Somebody near the speaker, by role or by name."""
+    r = rng.random()
+    if r < OPEN_SHARE:
+        return f"my {rng.choice(nouns())}" if r < OPEN_SHARE / 3 else _coined(rng)
+    return f"my {rng.choice(PEOPLE)}" if r < 0.8 else rng.choice(FIRST_NAMES)
+
+
+def _coined(rng: random.Random) -> str:
+    """An invented name, of the half that is not held out."""
+    while True:
+        name = cap(pseudo(rng, 2, 3))
+        if not is_heldout(name) and not name.endswith("s"):
+            return name
 
 
 def beside(
@@ -100,32 +136,28 @@ def beside(
     if not owner:
         return []
     split = [pair for pair in map(split_thing, told) if pair[0]]
-    owners, nouns = _people(rng), [*WHAT, *WHO]
-    rng.shuffle(nouns)
-    others = dict.fromkeys([*(o for o, _ in split), "my", *owners])
-    things = dict.fromkeys([*(n for _, n in split), *nouns])
+    asked = dict(_noun(rng) for _ in range(NEAR)) | dict(asked_with)
+    others = dict.fromkeys([*(o for o, _ in split), "my", *(_person(rng) for _ in range(NEAR))])
+    things = dict.fromkeys([*(n for _, n in split), *asked])
+    if noun.startswith(FAVORITE):
+        # Of all that somebody has, what else is their favorite lies nearest.
+        favorites = [f"{FAVORITE}{rng.choice(nouns())}" for _ in range(NEAR)]
+        turns_of = zip_longest(favorites, things)
+        things = dict.fromkeys(one for both in turns_of for one in both if one)
     of_others = [(other, noun) for other in others if other.lower() != owner.lower()]
     of_owner = [(owner, other) for other in things if other.lower() != noun.lower()]
     turns = [pair for both in zip_longest(of_others, of_owner) for pair in both if pair]
-    return [
-        Parts.of_thing(joined(*pair), asked_with.get(pair[1], "who" if pair[1] in WHO else "what"))
-        for pair in turns
-    ]
+    return [Parts.of_thing(joined(*pair), asked.get(pair[1], "what")) for pair in turns]
 
 
 def beside_clause(
     clause: Clause, wh: str, told: Sequence[Clause], rng: random.Random
 ) -> list[Parts]:
     """The same deed of other people, those first of whom something else was told."""
-    subjects = dict.fromkeys([*(other.subject for other in told), *_people(rng)])
+    people = (_person(rng) for _ in range(NEAR))
+    subjects = dict.fromkeys([*(other.subject for other in told), *people])
     return [
         Parts.of_clause(clause.of(subject), wh)
         for subject in subjects
         if subject not in ("I", clause.subject)
     ]
-
-
-def _people(rng: random.Random) -> list[str]:
-    people = [*(f"my {person}" for person in PEOPLE), *FIRST_NAMES]
-    rng.shuffle(people)
-    return people

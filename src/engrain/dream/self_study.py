@@ -66,7 +66,7 @@ class Effort:
 
 EFFORTS = {
     "low": Effort(lists=1, about=0, turns=1, rephrasings=1.0, wordings=6, contrast=1.0),
-    "normal": Effort(lists=3, about=1, turns=2, rephrasings=1.0, wordings=14, contrast=1.5),
+    "normal": Effort(lists=3, about=1, turns=2, rephrasings=1.0, wordings=14, contrast=3.0),
     "high": Effort(lists=8, about=3, turns=6, rephrasings=4.0, wordings=10, contrast=3.0),
 }
 
@@ -176,7 +176,8 @@ def study(
     add_wordings(reader, checker, facts, plan.rephrasings, wanted)
     for fact in facts:
         keep_on_topic(fact, checker)
-    chosen = [choose(fact, plan.wordings, hold_out, rng, checker) for fact in facts]
+    asked: set[str] = set()
+    chosen = [choose(fact, plan.wordings, hold_out, rng, checker, asked) for fact in facts]
     report(3)
     study_facts, texts, probes = _write(conversation, reader, facts, chosen, before)
     texts += _contrast_texts(

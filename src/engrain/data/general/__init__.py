@@ -1,9 +1,10 @@
-"""General texts that a lesson should not change the model's predictions on."""
+"""General texts that a lesson should not change the model's predictions on, and common nouns."""
 
 from __future__ import annotations
 
 import gzip
 import json
+from functools import cache
 from importlib import resources
 
 from engrain.data.lessons import TrainingText
@@ -18,3 +19,9 @@ def anchors() -> list[TrainingText]:
         TrainingText(tuple(Message(m["role"], m["content"]) for m in messages), "explicit")
         for messages in record["texts"]
     ]
+
+
+@cache
+def nouns() -> tuple[str, ...]:
+    """Nouns of public-domain books, none of them in the exams (``training/pocket/nouns.py``)."""
+    return tuple((resources.files(__name__) / "nouns.txt").read_text(encoding="utf-8").split())
