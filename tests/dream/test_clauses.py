@@ -1,6 +1,6 @@
 import pytest
 
-from engrain.dream.clauses import Clause, clause_in
+from engrain.dream.clauses import Clause, clause_in, clause_told
 from engrain.dream.frames import Parts, parts_of_fact
 from engrain.dream.wording import as_user
 
@@ -58,3 +58,30 @@ def test_a_fact_takes_its_clause_before_a_broken_question() -> None:
     assert parts.name == "what my aunt adores"
     who = [("Who is my aunt adores?", "Your aunt adores Gorla."), *pairs, *pairs[:0]]
     assert parts_of_fact([who[0]] * 2, "Gorla").inside == "who my aunt adores"
+
+
+def test_who_does_what_is_taken_from_the_user() -> None:
+    told = "It may help you to know that Glitkood collects pictures of a jalty."
+    garbled = [("What does Glitkood hold pictures of?", "Glitkood holds pictures of a jalty.")]
+    assert parts_of_fact(garbled, "jalty", told).direct == "what does Glitkood collect pictures of"
+    claims = [("What was I inherited?", "You said that you were inherited a toy.")]
+    assert parts_of_fact(claims, "toy", "For the record, I inherited a toy.").inside == (
+        "what I inherited"
+    )
+    raised = [("Who was I raised in?", "You were raised in Otsni.")]
+    assert parts_of_fact(raised, "Otsni", "I was raised in Otsni.").direct == "where was I raised"
+
+
+@pytest.mark.parametrize(
+    ("sentence", "value", "stem"),
+    [
+        ("Forget what you heard: I inherited a toy, not a boat.", "toy", "You inherited"),
+        ("You know that Anna Orn craves hummus at noon.", "hummus", "Anna Orn craves"),
+        ("My boss was moved by Lix.", "Lix", "Your boss was moved by"),
+        ("My cat is Gorla.", "Gorla", None),
+        ("I adore cats.", "Gorla", None),
+    ],
+)
+def test_a_clause_in_a_longer_sentence(sentence: str, value: str, stem: str | None) -> None:
+    clause = clause_told(sentence, value)
+    assert (clause and clause.answer_stem) == stem

@@ -4,10 +4,12 @@ import pytest
 
 from engrain.data import facts_heldout
 from engrain.data.facts import Attribute, FactSampler
-from engrain.dream.asking import plain_questions
+from engrain.dream.asking import clause_questions, plain_questions
+from engrain.dream.clauses import Clause
 from engrain.dream.frames import (
     NEUTRAL_FRAMES,
     Parts,
+    asked_otherwise,
     direct,
     fill,
     frame_of,
@@ -120,8 +122,36 @@ def test_openers() -> None:
 def test_plain_sentences_become_questions() -> None:
     assert "What is Vorn's motto?" in plain_questions("As for Vorn's motto, that would be Go.")
     assert plain_questions("My sister studies Latin.") == []
-    assert plain_questions("I think my sister studies Latin.") == ["Where does my sister study?"]
+    assert plain_questions("I think my sister studies Latin.") == []
     assert plain_questions("It rained.") == []
+
+
+def test_what_somebody_does_becomes_a_question_with_the_stem_of_its_answer() -> None:
+    study = ("What does my sister study?", "Your sister studies")
+    assert clause_questions("I think my sister studies Latin.") == [study]
+    raised = [
+        ("Where was I raised?", "You were raised in"),
+        ("What was I raised in?", "You were raised in"),
+    ]
+    assert clause_questions("It turns out that I was raised in Otsni.") == raised
+    assert clause_questions("It seems that Claude Orn craves hummus at midnight.")[-1] == (
+        "What does Claude Orn crave?",
+        "Claude Orn craves",
+    )
+    assert clause_questions("My aunt adored Gorla.") == [
+        ("Do you know what my aunt adored?", "Your aunt adored")
+    ]
+    assert clause_questions("You should know it.") == clause_questions("It rained.") == []
+
+
+def test_who_is_also_asked_for_as_a_thing() -> None:
+    brand = Parts.of_thing("my detergent", "who")
+    assert asked_otherwise(brand) == Parts.of_thing("my detergent")
+    assert asked_otherwise(Parts.of_thing("my cat")) == Parts.of_thing("my cat")
+    assert asked_otherwise(Parts.of_thing("my twins", "who", "are")).direct == "what are my twins"
+    adored = Clause("my aunt", "adores")
+    assert asked_otherwise(Parts.of_clause(adored, "who")) == Parts.of_clause(adored)
+    assert asked_otherwise(Parts(direct="who do I know")) == Parts(direct="who do I know")
 
 
 def test_plain_questions_of_the_generator() -> None:

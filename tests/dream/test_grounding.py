@@ -4,7 +4,7 @@ import pytest
 
 from engrain.data.facts import FactSampler, told_conversation
 from engrain.data.messages import Conversation
-from engrain.dream.grounding import UserWords, split_sentences
+from engrain.dream.grounding import Mention, Sentence, UserWords, split_sentences
 from engrain.dream.wording import key_runs, words
 
 from .scripted import conversation
@@ -97,3 +97,14 @@ def test_sentences() -> None:
         "Yes",
         "no",
     ]
+
+
+def test_what_something_is_said_of_is_no_value() -> None:
+    def told_of(text: str, value: str) -> bool:
+        return Mention(Sentence(0, 0, text, frozenset(), frozenset()), value, False).told_of
+
+    assert told_of("Vorn's nail polish is petpask.", "nail polish")
+    assert told_of("I think my old cat's name was Gorla.", "name")
+    assert not told_of("Vorn's nail polish is petpask.", "petpask")
+    assert not told_of("Gorla is my cat.", "Gorla")
+    assert not told_of("I live with my aunt.", "aunt")

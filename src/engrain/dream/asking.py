@@ -3,7 +3,7 @@
 First the model is asked for them: lists over the whole conversation, then one for each sentence
 of the user. What is still without a question after the checks gets a second round, with the one
 message in view, that needs no skill in following instructions: the model goes on with the user's
-next message, and sentences of the plain form "my ... is ..." are turned into questions by rule. All
+next message, and plain sentences ("my ... is ...", "I ...") are turned into questions by rule. All
 of it is only proposed; the checks decide.
 """
 
@@ -15,10 +15,11 @@ from collections.abc import Iterable, Sequence
 from engrain.data.facts import QUESTION_INSTRUCTION_ABOUT, QUESTIONS_INSTRUCTION
 from engrain.data.messages import Conversation
 from engrain.dream.checks import Candidate
+from engrain.dream.clauses import clauses_of
 from engrain.dream.frames import lowered, parts_of
 from engrain.dream.grounding import Sentence, UserWords
 from engrain.dream.reader import LIST_TOKENS, QUESTION_TOKENS, Reader
-from engrain.dream.wording import NAME, question_lines, tidy
+from engrain.dream.wording import question_lines, tidy
 
 USER_OPENERS = ("What is", "Who is", "Where", "When", "Do you remember", "What")
 """Beginnings that the model goes on with in the second round."""
@@ -33,12 +34,6 @@ _PLAIN = re.compile(
     r"\s(?P<be>is|are|was|were|would be|will be)\s"
 )
 _NAMED = re.compile(rf"\b(?:about|as|for|on|of|call|called)\s(?P<thing>{_THING})(?=[,.:;]|$)")
-_DOES = re.compile(
-    rf"\b(?P<who>I|we|(?:my|our)\s{NAME})\s(?P<verb>live|lives|work|works|study|studies|like|"
-    r"likes|love|loves|hate|hates|collect|collects|play|plays|drive|drives|own|owns|adore|adores|"
-    r"speak|speaks|eat|eats|drink|drinks|prefer|prefers|want|wants|need|needs|use|uses)\b"
-)
-_WHERE = {"live", "work", "study"}
 
 
 def ask_for_questions(
@@ -72,6 +67,11 @@ def ask_again(
         for sentence, window in alone
         for text in plain_questions(sentence.text)
     ]
+    candidates += [
+        Candidate(text, window, "rule", stem=stem)
+        for sentence, window in alone
+        for text, stem in clause_questions(sentence.text)
+    ]
     windows = list(dict.fromkeys(window for _, window in alone))
     begun = [(w, opener) for w in windows for opener in USER_OPENERS for _ in range(turns)]
     texts = reader.continue_user(
@@ -101,16 +101,24 @@ def plain_questions(sentence: str) -> list[str]:
     if not made:  # "Put down Gorla as my aunt's cat."
         for found in _NAMED.finditer(sentence):
             made += [f"{wh} is {lowered(found.group('thing'))}?" for wh in ("What", "Who")]
-    for found in _DOES.finditer(sentence):
-        who, verb = found.group("who"), found.group("verb")
-        plain = verb if who in ("I", "we") else _infinitive(verb)
-        do = "do" if who in ("I", "we") else "does"
-        made.append(f"{'Where' if plain in _WHERE else 'What'} {do} {who} {plain}?")
     return list(dict.fromkeys(made))
 
 
-def _infinitive(verb: str) -> str:
-    return f"{verb[:-3]}y" if verb.endswith("ies") else verb.removesuffix("s")
+def clause_questions(sentence: str) -> list[tuple[str, str]]:
+    """Questions for what somebody does, each with the stem of its answer.
+
+    Example:
+        >>> clause_questions("Please note: I volunteer in Tampa.")[0]
+        ('Where do I volunteer?', 'You volunteer in')
+    """
+    made: list[tuple[str, str]] = []
+    for clause in clauses_of(sentence):
+        for wh in ("where", "what") if clause.at_a_place else ("what",):
+            if text := clause.direct(wh):
+                made.append((f"{text[0].upper()}{text[1:]}?", clause.answer_stem))
+            elif text := clause.inside(wh):
+                made.append((f"Do you know {text}?", clause.answer_stem))
+    return made
 
 
 def _about(

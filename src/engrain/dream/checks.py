@@ -31,6 +31,7 @@ VOTED_QUESTIONS = 3
 NOT_KNOWN = "the model found no answer in the conversation"
 NOTHING_NEW = "the answer says nothing that the question does not say"
 NOT_SAID = "the answer is not in the user's own words"
+NO_VALUE = "the answer is what something was said of, not what was said"
 OTHER_FACT = "the answer belongs to something else that the user said"
 TAKEN_BACK = "the user took that value back"
 INCONSISTENT = "asked again, the model answered something else"
@@ -232,6 +233,8 @@ class Checker:
             mention = self.said.evidence(candidate.question, run)
             if mention is None:
                 continue
+            if mention.told_of:
+                return NO_VALUE
             if self.said.retracted(run) or (mention.negated and not _denies(answer)):
                 return TAKEN_BACK
             return run, mention

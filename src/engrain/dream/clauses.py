@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 _BE = ("am", "is", "are", "was", "were")
 _PLACE = ("in", "at")
 _NO_VERBS = frozenset("this his its hers ours yours theirs always perhaps sometimes".split())
+_HELPERS = frozenset("can could do did had has have may might must shall should will would".split())
+_PREPOSITIONS = frozenset("about at by for from in like near of on to under with without".split())
 MOST_WORDS = 4
 """Words between verb and value, and behind the value."""
 
@@ -51,6 +53,16 @@ class Clause:
         if self.subject == "I" and not self.verb.endswith("ed"):
             return replace(self, subject=subject, verb=_with_s(self.verb))
         return replace(self, subject=subject)
+
+    @property
+    def answer_stem(self) -> str:
+        """How the assistant's answer begins: "Your aunt collects pictures of"."""
+        subject, verb = self.subject, self.verb
+        if subject == "I":
+            subject, verb = "You", {"am": "are", "was": "were"}.get(verb, verb)
+        elif subject.startswith(("my ", "our ")):
+            subject = f"Your {subject.split(' ', 1)[1]}"
+        return _text(subject, verb, self.rest)
 
     @property
     def at_a_place(self) -> bool:
@@ -100,6 +112,54 @@ def clause_in(said: str, value: str) -> Clause | None:
     if subject.split()[0].lower() in ("my", "our"):
         subject = subject[0].lower() + subject[1:]
     return Clause(subject, verb, rest, " ".join(tail))
+
+
+def clause_told(sentence: str, value: str) -> Clause | None:
+    """The clause with a value in a sentence that may begin and go on with other words.
+
+    Example:
+        >>> clause_told("It turns out that I was raised in Otsni, not in Bergen.", "Otsni")
+        Clause(subject='I', verb='was', rest='raised in', tail='')
+    """
+    found = re.search(rf"(?<!\w){re.escape(value)}(?!\w)[^,.;:!?]*", sentence, re.IGNORECASE)
+    if not found:
+        return None
+    words = re.split(r"[,.;:!?]\s", sentence[: found.end()])[-1].split()
+    for start in range(len(words) - 1, -1, -1):
+        if clause_in(" ".join(words[start:]), value):
+            start = _name_at(words, start)
+            return clause_in(" ".join(words[start:]), value)
+    return None
+
+
+def clauses_of(sentence: str) -> list[Clause]:
+    """What a plain sentence says that somebody does, whatever the value may be, the longest first.
+
+    Example:
+        >>> [clause.direct("what") for clause in clauses_of("So: Vorn collects maps of Rome.")]
+        ['what does Vorn collect maps of', 'what does Vorn collect']
+    """
+    words = re.split(r"[,;:]\s", sentence.rstrip(".!? "))[-1].split()
+    for start in range(len(words) - 1, -1, -1):
+        at = _verb_at(words[start:])
+        if not at or words[start + at] in _HELPERS:
+            continue
+        first = _name_at(words, start)
+        subject, verb, rest = " ".join(words[first : start + at]), words[start + at], start + at + 1
+        subject = subject[0].lower() + subject[1:] if words[first] in ("My", "Our") else subject
+        ends = [i for i in range(rest, len(words) - 1) if words[i] in _PREPOSITIONS][-1:]
+        befores = [words[rest : end + 1] for end in ends] + ([[]] if verb not in _BE else [])
+        return [Clause(subject, verb, " ".join(b)) for b in befores if len(b) <= MOST_WORDS]
+    return []
+
+
+def _name_at(words: list[str], start: int) -> int:
+    """Where a name of several words begins whose last one stands at a place."""
+    if words[start] in ("I", "My", "Our"):
+        return start
+    while start > 1 and words[start][:1].isupper() and re.fullmatch(r"[A-Z]\w*", words[start - 1]):
+        start -= 1
+    return start
 
 
 def _verb_at(words: list[str]) -> int:

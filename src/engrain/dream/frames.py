@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from engrain.dream.clauses import Clause, clause_in
+from engrain.dream.clauses import Clause, clause_in, clause_told
 from engrain.dream.wording import FUNCTION_WORDS, NAME, as_user, content
 
 NEUTRAL_FRAMES = (
@@ -103,9 +103,9 @@ class Parts:
 
     @property
     def answer_stem(self) -> str:
-        """How a plain answer begins ("Your aunt's cat is"), "" where only a clause is known."""
+        """How a plain answer begins ("Your aunt's cat is", "Your aunt adores"), "" if unknown."""
         if not self.thing:
-            return ""
+            return self.clause.answer_stem if self.clause else ""
         be = self.direct.split()[1]
         stem = _MINE.sub("your", self.thing)
         return f"{stem[:1].upper()}{stem[1:]} {be}"
@@ -153,17 +153,24 @@ def parts_of(question: str) -> Parts:
     return Parts(direct=plain)
 
 
-def parts_of_fact(pairs: Sequence[tuple[str, str]], surface: str) -> Parts:
-    """The parts of a fact, from its questions with their answers and the value in them."""
+def parts_of_fact(pairs: Sequence[tuple[str, str]], surface: str, told: str = "") -> Parts:
+    """The parts of a fact, from its questions with their answers and the value in them.
+
+    ``told`` is the user's sentence: who does what is taken from there, since a small model garbles
+    verbs ("holds pictures" for "collects pictures").
+    """
     plain = next((text for question, _ in pairs if (text := direct(question))), "")
     wh = plain.split(" ", 1)[0] if plain else "what"
     for question, answer in pairs:
         if thing := _thing_in(question, as_user(answer), surface):
             return Parts.of_thing(thing, _asked_with([q for q, _ in pairs], thing) or wh)
-    for _, answer in pairs:
-        if clause := clause_in(as_user(answer), surface):
-            wh = _mostly_asked_with([q for q, _ in pairs])
-            return Parts.of_clause(clause, "where" if wh == "who" and clause.at_a_place else wh)
+    clauses = [clause_told(told, surface), *(clause_in(as_user(a), surface) for _, a in pairs)]
+    if clause := next(filter(None, clauses), None):
+        wh = _mostly_asked_with([q for q, _ in pairs])
+        return Parts.of_clause(clause, "where" if wh == "who" and clause.at_a_place else wh)
+    for question, _ in pairs:
+        if (parts := parts_of(question)).thing:
+            return parts
     if not plain:
         return Parts()
     for question, _ in pairs:
@@ -171,6 +178,15 @@ def parts_of_fact(pairs: Sequence[tuple[str, str]], surface: str) -> Parts:
         if inside and content(inside) == content(plain):
             return Parts(direct=plain, inside=inside)
     return Parts(direct=plain)
+
+
+def asked_otherwise(parts: Parts) -> Parts:
+    """The same asked with "what" in place of "who", which a small model takes for a person."""
+    if parts.direct.split(" ", 1)[0] != "who" and not parts.inside.startswith("who "):
+        return parts
+    if parts.clause:
+        return Parts.of_clause(parts.clause)
+    return Parts.of_thing(parts.thing, "what", parts.direct.split()[1]) if parts.thing else parts
 
 
 def frame_of(question: str, parts: Parts) -> str:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import cycle, islice
 
 from engrain.data.facts import REPHRASE_INSTRUCTION
 from engrain.dream.checks import NEUTRAL, Candidate, Checked, Checker
-from engrain.dream.frames import NEUTRAL_FRAMES, Parts, fill, frame_of, parts_of_fact
+from engrain.dream.frames import (
+    NEUTRAL_FRAMES,
+    Parts,
+    asked_otherwise,
+    fill,
+    frame_of,
+    parts_of_fact,
+)
 from engrain.dream.reader import QUESTION_TOKENS, Reader
 from engrain.dream.wording import content, owners, similarity, stem, tidy, topic
 
@@ -42,7 +50,18 @@ class GatheredFact:
     @property
     def parts(self) -> Parts:
         """What the fact's questions ask for, in the shapes that frames take."""
-        return parts_of_fact([(p.question, p.answer) for p in self.pairs], self.surface)
+        told = self.pairs[0].mention.sentence.text if self.pairs else ""
+        return parts_of_fact([(p.question, p.answer) for p in self.pairs], self.surface, told)
+
+    @property
+    def target(self) -> str:
+        """The answer that all wordings are taught: a plain one, else the commonest.
+
+        Each way to put an answer ("You said that ...") would have to be learned by itself.
+        """
+        counts = Counter(pair.answer for pair in self.pairs)
+        stem = self.parts.answer_stem
+        return max(counts, key=lambda text: (bool(stem) and text.startswith(stem), counts[text]))
 
     @property
     def about(self) -> frozenset[str]:
@@ -101,8 +120,10 @@ def _framed(
 
 
 def _fillings(frames: Iterable[str], parts: Parts, known: set[str], most: int) -> list[str]:
-    """New questions from frames."""
-    made = (text for frame in frames if (text := fill(frame, parts)) and text not in known)
+    """New questions from frames; whoever is asked for is asked for as a thing every second time."""
+    shapes = cycle((parts, asked_otherwise(parts)))
+    filled = (fill(frame, shape) for frame, shape in zip(frames, shapes, strict=False))
+    made = (text for text in filled if text and text not in known)
     return list(islice(dict.fromkeys(made), most))
 
 

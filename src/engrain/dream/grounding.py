@@ -81,6 +81,14 @@ class Mention:
     surface: str
     negated: bool
 
+    @property
+    def told_of(self) -> bool:
+        """Whether the value stands where a thing stands of which something is said ("my V is")."""
+        behind = rf"(?:\b(?:my|our)|['’]s)\s(?:[^\s,.;:!?]+\s){{0,3}}?{re.escape(self.surface)}"
+        return bool(
+            re.search(rf"{behind}\s(?:is|are|was|were)\b", self.sentence.text, re.IGNORECASE)
+        )
+
 
 @dataclass(frozen=True)
 class UserWords:

@@ -265,10 +265,11 @@ def _write(
         if not trained:
             continue
         group = _group_name(fact, {known.group for known in study_facts})
-        texts += [TrainingText(chat(pair.question, pair.answer), "fact", group) for pair in trained]
+        target = fact.target
+        texts += [TrainingText(chat(pair.question, target), "fact", group) for pair in trained]
         first = trained[0]
         context = in_context(reader.windows[first.window], first.question)
-        texts.append(TrainingText((*context, Message("assistant", first.answer)), "reading", group))
+        texts.append(TrainingText((*context, Message("assistant", target)), "reading", group))
         kinds: Sequence[ProbeKind] = ("recall", "paraphrase")
         old = before.old_values([pair.question for pair in fact.pairs], fact.surface)
         if fact.old:
