@@ -14,6 +14,7 @@ _BE = ("am", "is", "are", "was", "were")
 _PLACE = ("in", "at")
 _NO_VERBS = frozenset("this his its hers ours yours theirs always perhaps sometimes".split())
 _HELPERS = frozenset("can could do did had has have may might must shall should will would".split())
+_PRONOUNS = frozenset("He It She That There They This We What You".split())
 _PREPOSITIONS = frozenset("about at by for from in like near of on to under with without".split())
 MOST_WORDS = 4
 """Words between verb and value, and behind the value."""
@@ -142,7 +143,8 @@ def clauses_of(sentence: str) -> list[Clause]:
     words = re.split(r"[,;:]\s", sentence.rstrip(".!? "))[-1].split()
     for start in range(len(words) - 1, -1, -1):
         at = _verb_at(words[start:])
-        if not at or words[start + at] in _HELPERS:
+        said = words[start + at + 1 :]
+        if not (at and said) or words[start + at] in _HELPERS or words[start] in _PRONOUNS:
             continue
         first = _name_at(words, start)
         subject, verb, rest = " ".join(words[first : start + at]), words[start + at], start + at + 1

@@ -55,13 +55,18 @@ class GatheredFact:
 
     @property
     def target(self) -> str:
-        """The answer that all wordings are taught: a plain one, else the commonest.
+        """The answer that all wordings are taught: the plainest, and of those the commonest.
 
         Each way to put an answer ("You said that ...") would have to be learned by itself.
         """
         counts = Counter(pair.answer for pair in self.pairs)
         stem = self.parts.answer_stem
-        return max(counts, key=lambda text: (bool(stem) and text.startswith(stem), counts[text]))
+
+        def plain(text: str) -> tuple[bool, bool, int]:
+            begins = bool(stem) and text.startswith(stem)
+            return begins and text.rstrip(".!").endswith(self.surface), begins, counts[text]
+
+        return max(counts, key=plain)
 
     @property
     def about(self) -> frozenset[str]:
@@ -175,9 +180,8 @@ def choose(
 ) -> tuple[list[Checked], list[Checked]]:
     """Training wordings and held-out ones of a fact; near-duplicates are left out.
 
-    ``asked`` holds the frames of the lesson's probes so far, and gets those of this fact's. What is
-    least like all else is so for every fact: a frame held out of each of them would be learned
-    from none.
+    ``asked`` holds the frames of the lesson's probes so far, and gets those of this fact's: a frame
+    held out of every fact would be learned from none.
     """
     distinct: list[Checked] = []
     for pair in fact.pairs:
@@ -198,18 +202,9 @@ def choose(
     parts = fact.parts
     unasked = [pair for pair in pool if frame_of(pair.question, parts) not in asked]
     pool = unasked if len(unasked) >= held else pool
-    # A recall probe is any wording; the paraphrase probe is the one least like the others.
-    probes = [pool.pop(rng.randrange(len(pool)))]
-    distinct.remove(probes[0])
-    if held > 1:
-        least = min(
-            pool,
-            key=lambda pair: max(
-                similarity(pair.question, other.question) for other in distinct if other is not pair
-            ),
-        )
-        distinct.remove(least)
-        probes.append(least)
+    # Drawn at random: what is least like the others is the oddest wording, and no sample of them.
+    probes = rng.sample(pool, held)
+    distinct = [pair for pair in distinct if pair not in probes]
     asked.update(frame_of(pair.question, parts) for pair in probes)
     clean = [pair for pair in distinct if pair.origin == NEUTRAL]
     own = [pair for pair in distinct if pair.origin != NEUTRAL]
