@@ -66,7 +66,7 @@ class Effort:
 
 EFFORTS = {
     "low": Effort(lists=1, about=0, turns=1, rephrasings=1.0, wordings=6, contrast=1.0),
-    "normal": Effort(lists=3, about=1, turns=2, rephrasings=1.0, wordings=14, contrast=2.0),
+    "normal": Effort(lists=3, about=1, turns=2, rephrasings=1.0, wordings=14, contrast=3.0),
     "high": Effort(lists=8, about=3, turns=6, rephrasings=4.0, wordings=10, contrast=3.0),
 }
 
