@@ -53,6 +53,9 @@ class FakeTokenizer:
         return {"input_ids": [zlib.crc32(word.encode()) for word in text.split()]}
 
 
+THINGS = ("my sister's birthday", "my motto", "my car", "my aunt's dog")
+
+
 class Scripted:
     """Answers by the facts whose value stands in the prompt.
 
@@ -66,13 +69,11 @@ class Scripted:
         *,
         known: Sequence[Fact] = (),
         overrides: dict[str, str | Callable[[float, bool], str]] | None = None,
-        things: Sequence[str] = ("my sister's birthday", "my motto", "my car", "my aunt's dog"),
         max_length: int = 2048,
     ) -> None:
         self.facts = list(facts)
         self.known = list(known)
         self.overrides = overrides or {}
-        self.things = list(things)
         self.loaded = SimpleNamespace(tokenizer=FakeTokenizer(), max_length=max_length)
         self.calls: list[list[Message]] = []
         self.stems: dict[str, str] = {}
@@ -104,7 +105,7 @@ class Scripted:
     ) -> list[str]:
         out = []
         for i, text in enumerate(texts):
-            thing = random.Random(f"{seed}:{i}").choice(self.things).removeprefix("my ")
+            thing = random.Random(f"{seed}:{i}").choice(THINGS).removeprefix("my ")
             out.append(f" {thing}?" if " is my" in text or " is " in text else f" {thing} is.")
         return out
 

@@ -1,4 +1,4 @@
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -9,7 +9,7 @@ from engrain.dream.frames import Parts
 from engrain.dream.grounding import UserWords
 from engrain.dream.lexicon import Lexicon
 from engrain.dream.reader import Reader
-from engrain.dream.wording import holds, normal
+from engrain.dream.wording import normal
 from engrain.exam.probes import says_unknown
 
 from .scripted import FakeTokenizer, Scripted, conversation
@@ -23,6 +23,20 @@ WORDINGS = [
 TALK = conversation("My aunt's cat is Gorla. My favorite cheese is Brellin.", "OK")
 LEXICON = Lexicon.of(FakeTokenizer(), TALK)
 KEPT = [wording.question for wording in WORDINGS]
+
+
+Nearby = Callable[..., None]
+
+
+@pytest.fixture
+def nearby(monkeypatch: pytest.MonkeyPatch) -> Nearby:
+    """Put things in place of the drawn neighbours."""
+
+    def put(*things: str) -> None:
+        parts = [Parts.of_thing(thing) for thing in things]
+        monkeypatch.setattr("engrain.dream.contrast.neighbours", lambda *_: parts)
+
+    return put
 
 
 def contrasts(engine: Scripted, before: EarlierFacts | None = None, ratio: float = 2.0):
@@ -51,24 +65,26 @@ def test_contrast_is_matched_in_wording_and_never_near_a_kept_question() -> None
     assert all("aunt's cat" not in q for q in questions)
 
 
-def test_what_the_conversation_answers_is_no_contrast() -> None:
-    engine = Scripted(TWO, things=["my favorite cheese"])
-    for one in contrasts(engine):
-        assert "cheese" not in one.question or not holds(one.answer, ("brellin",))
+def test_what_the_conversation_answers_is_no_contrast(nearby: Nearby) -> None:
+    nearby("my favorite cheese", "my car")
+    found = contrasts(Scripted(TWO))
+    assert found and not any("cheese" in one.question for one in found)
+    nearby("my motto", "my car", "my cat")
     snapping = Scripted(
         TWO, overrides={f"What is my {t}?": "It is Gorla." for t in ("motto", "car", "cat")}
     )
     assert not {one.question for one in contrasts(snapping)} & set(snapping.overrides)
 
 
-def test_the_nearest_stays_though_the_reader_mixes_it_up() -> None:
+def test_the_nearest_stays_though_the_reader_mixes_it_up(nearby: Nearby) -> None:
     """Whose cat it is decides; a reader that says "Gorla" for any cat is just what to mend."""
 
     def mixed_up(_: float, in_view: bool) -> str:
         return "It is Gorla." if in_view else "I don't know."
 
     asked = ("What is my cat?", "Do you remember my cat?", "What is my aunt's motto?")
-    engine = Scripted(TWO, things=["my motto"], overrides=dict.fromkeys(asked, mixed_up))
+    nearby("my motto")
+    engine = Scripted(TWO, overrides=dict.fromkeys(asked, mixed_up))
     found = {one.question for one in contrasts(engine, ratio=4.0)}
     assert found & set(asked[:2])
     assert asked[2] not in found  # another thing of the aunt's may have been told in other words
@@ -84,19 +100,20 @@ def test_no_two_contrasts_are_about_the_same_thing() -> None:
     assert len(things) >= 6 and len(set(things)) >= 0.9 * len(things)
 
 
-def test_invented_answers_are_no_contrast_but_knowledge_is() -> None:
+def test_invented_answers_are_no_contrast_but_knowledge_is(nearby: Nearby) -> None:
     def invents(temperature: float, _: bool) -> str:
         return "Your car is a Zorba." if temperature else "Your car is a Vesta."
 
-    engine = Scripted(TWO, things=["my car"], overrides={"What is my car?": invents})
+    nearby("my car")
+    engine = Scripted(TWO, overrides={"What is my car?": invents})
     assert all(one.question != "What is my car?" for one in contrasts(engine))
-    sure = Scripted(TWO, things=["my car"], overrides={"What is my car?": "Your car is a Vesta."})
+    sure = Scripted(TWO, overrides={"What is my car?": "Your car is a Vesta."})
     assert {"Your car is a Vesta."} == {
         one.answer for one in contrasts(sure) if one.question == "What is my car?"
     }
 
 
-def test_earlier_lessons_are_not_unlearned() -> None:
+def test_earlier_lessons_are_not_unlearned(nearby: Nearby) -> None:
     """What an earlier lesson taught is rehearsed, even if the model forgot it."""
     lesson = Lesson(
         "one",
@@ -104,14 +121,16 @@ def test_earlier_lessons_are_not_unlearned() -> None:
         (TrainingText(chat("Tell me what my car is.", "Your car is a Vesta."), "fact", "car"),),
         (Probe("p", "recall", chat("What is my car?"), ("Vesta",)),),
     )
-    found = contrasts(Scripted(TWO, things=["my car"]), EarlierFacts.of([lesson]))
+    nearby("my car")
+    found = contrasts(Scripted(TWO), EarlierFacts.of([lesson]))
     about_car = [one for one in found if one.question == "What is my car?"]
     assert about_car and all(one.answer == "Your car is a Vesta." for one in about_car)
 
 
-def test_what_an_earlier_lesson_made_it_invent_is_no_target() -> None:
+def test_what_an_earlier_lesson_made_it_invent_is_no_target(nearby: Nearby) -> None:
     """The model as it stands answers everything with "Gorla"; the untaught one does not."""
-    engine = Scripted(TWO, things=["my car"])
+    nearby("my car")
+    engine = Scripted(TWO)
     engine.overrides["What is my car?"] = lambda *_: (
         "Your car is a Vesta." if engine.taught else "I don't know."
     )
@@ -119,12 +138,13 @@ def test_what_an_earlier_lesson_made_it_invent_is_no_target() -> None:
     assert about_car and all(says_unknown(one.answer) for one in about_car)
 
 
-def test_what_an_earlier_lesson_may_answer_is_left_alone() -> None:
+def test_what_an_earlier_lesson_may_answer_is_left_alone(nearby: Nearby) -> None:
     taught = TrainingText(chat("Tell me what my car is.", "Your car is a Vesta."), "fact", "car")
     before = EarlierFacts.of([Lesson("one", "the car", (taught,))])
     assert before.may_answer("What is my car's color?")
     assert not before.may_answer("What is my aunt's name?")
-    found = contrasts(Scripted(TWO, things=["my car color"]), before)
+    nearby("my car color", "my motto")
+    found = contrasts(Scripted(TWO), before)
     assert found and not any("car color" in one.question for one in found)
 
 
@@ -152,15 +172,6 @@ def test_ratio() -> None:
         )
         == []
     )
-
-
-def test_unfinished_continuations_are_left_out() -> None:
-    class Endless(Scripted):
-        def complete(self, texts, **_):  # type: ignore[no-untyped-def]
-            return [" cat that never ends and" for _ in texts]
-
-    for one in contrasts(Endless(TWO)):
-        assert "never ends" not in one.question
 
 
 def test_earlier_facts() -> None:

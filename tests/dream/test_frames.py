@@ -14,7 +14,6 @@ from engrain.dream.frames import (
     fill,
     frame_of,
     joined,
-    opener,
     parts_of,
     parts_of_fact,
     split_thing,
@@ -110,13 +109,6 @@ def test_things_are_split_and_joined() -> None:
         assert joined(*split_thing(thing)) == thing
     assert split_thing("our team's color") == ("our team", "color")
     assert split_thing("the capital of Vorn") == ("", "")
-
-
-def test_openers() -> None:
-    thing = Parts.of_thing("my aunt's cat")
-    assert opener("Do you remember my aunt's cat?", thing) == "Do you remember my"
-    assert opener("What do I collect?", Parts(direct="what do I collect")) == "What do I"
-    assert opener("What is Vorn's cat?", Parts.of_thing("Vorn's cat")) == "What is Vorn's"
 
 
 def test_plain_sentences_become_questions() -> None:

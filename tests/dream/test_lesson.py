@@ -6,6 +6,7 @@ import pytest
 from engrain.data.facts import Attribute, Fact, FactSampler, Owner
 from engrain.data.lessons import Lesson, TrainingText, chat
 from engrain.dream import lesson as module
+from engrain.dream.frames import Parts
 from engrain.dream.lesson import make_lesson, read_source
 from engrain.dream.wording import normal
 from engrain.errors import ConversationError, NothingToLearnError
@@ -82,11 +83,14 @@ def test_later_conversation_holds() -> None:
     assert lesson.sources == (first.digest, second.digest)
 
 
-def test_contrast_of_one_conversation_asks_nothing_that_another_taught() -> None:
+def test_contrast_of_one_conversation_asks_nothing_that_another_taught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     first = conversation("My aunt's cat is Gorla.", "OK")
     second = conversation("My favorite cheese is Brellin.", "OK")
-    engine = Scripted(TWO, things=["my favorite cheese", "my car"])
-    lesson = make_lesson(engine, [first, second]).lesson
+    near = [Parts.of_thing(thing) for thing in ("my favorite cheese", "my aunt's cat", "my car")]
+    monkeypatch.setattr("engrain.dream.contrast.neighbours", lambda *_: near)
+    lesson = make_lesson(Scripted(TWO), [first, second]).lesson
     taught = {normal(t.question) for t in lesson.texts if t.kind == "fact"}
     taught |= {normal(probe.messages[-1].content) for probe in lesson.probes}
     contrast = {normal(t.question) for t in lesson.texts if t.kind == "contrast"}

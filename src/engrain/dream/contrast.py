@@ -20,8 +20,6 @@ from engrain.dream.frames import (
     Parts,
     fill,
     frame_of,
-    opener,
-    parts_of,
     split_thing,
 )
 from engrain.dream.grounding import UserWords
@@ -33,15 +31,11 @@ from engrain.dream.wording import (
     key_runs,
     normal,
     question_fault,
-    tidy,
 )
 from engrain.exam.probes import says_unknown
 
-CONTINUATION_TEMPERATURE = 1.0
 SURPLUS = 2
 """Proposals per wanted contrast: some are refused."""
-SAMPLED = 0.25
-"""Questions that the model is asked to make up, per wanted contrast; frames multiply them."""
 MOST_NEAR = 80
 """Neighbours of one thing that are looked at."""
 
@@ -103,7 +97,7 @@ def make_contrast(
         """Whether a question is about what was told."""
         return asked(question) in near or said.tells(question)
 
-    proposals = _propose(reader, wordings, told, lexicon, ratio, rng)
+    proposals = _propose(wordings, told, ratio, rng)
     keys = list(dict.fromkeys(wording.key for wording in wordings))
     fresh: list[Proposal] = []
     for one in proposals:
@@ -144,41 +138,15 @@ def _in_turns(proposals: Sequence[Proposal]) -> list[Proposal]:
 
 
 def _propose(
-    reader: Reader,
-    wordings: Sequence[Wording],
-    told: Callable[[str], bool],
-    lexicon: Lexicon,
-    ratio: float,
-    rng: random.Random,
+    wordings: Sequence[Wording], told: Callable[[str], bool], ratio: float, rng: random.Random
 ) -> list[Proposal]:
-    """Neighbouring questions, the nearest first: swaps, then what the model asks by itself.
+    """Neighbouring questions in the frames of the wordings, the nearest first.
 
-    What was told is not put into a frame, whose words could hide what it asks for. Only what the
-    model wrote may be garbled; neighbours made by rule hold rare words on purpose.
+    What was told is not put into a frame, whose words could hide what it asks for.
     """
-    openers = [opener(wording.question, wording.parts) for wording in wordings]
-    plain = [opener(f"{w.parts.direct}?", w.parts) for w in wordings if w.parts.direct]
-    plain += [
-        f"what is {split_thing(thing)[0]}'s"
-        for thing in dict.fromkeys(w.parts.thing for w in wordings)
-        if split_thing(thing)[0].lower() not in ("", "my", "our")
-    ]
-    sampled_openers = [text[:1].upper() + text[1:] for text in dict.fromkeys(plain)]
-    wanted = int(ratio * len(wordings) * SAMPLED) + 1
-    repeats = -(-wanted // max(1, len(sampled_openers)))
-    begun = sampled_openers * repeats
-    texts = reader.continue_user(begun + openers, temperature=CONTINUATION_TEMPERATURE, round_=900)
-    free = [_one_question(text) for text in texts[: len(begun)]]
-    free = [text for text in free if not lexicon.garbled(text)]
-    continued = [_one_question(text) for text in texts[len(begun) :]]
-    parts = [part for text in free if (part := parts_of(text)).direct]
-    own = [part for part in {p.direct: p for p in parts}.values() if not told(part.direct)]
-    rng.shuffle(own)
     per = max(1, round(ratio)) * SURPLUS
     # No two contrasts about the same thing, or the lesson teaches which few things are unknown.
-    listed = [part for part in neighbours(per * len(wordings), rng) if not told(part.direct)]
-    # What the model asks by itself comes up as often: earlier lessons are rehearsed that way.
-    distant = [part for pair in zip_longest(own, listed) for part in pair if part]
+    distant = [part for part in neighbours(per * len(wordings), rng) if not told(part.direct)]
     near = _near(wordings, told, rng)
     proposals: list[Proposal] = []
     used: dict[str, int] = {}
@@ -193,16 +161,7 @@ def _propose(
         for part in (p for pair in zip_longest(close, far) for p in pair if p):
             if text := fill(frame, part):
                 proposals.append(Proposal(wording, text, _of_another(part, wording.parts)))
-    proposals += [
-        Proposal(wording, text)
-        for wording, text in zip(wordings, continued, strict=True)
-        if text and not lexicon.garbled(text, [wording.question])
-    ]
-    # What was not placed in a frame of its own goes to wordings that have no frame.
-    homeless = [w for w in wordings if not frame_of(w.question, w.parts)] or list(wordings)
-    return proposals + [
-        Proposal(homeless[i % len(homeless)], text) for i, text in enumerate(free) if text
-    ]
+    return proposals
 
 
 def _of_another(part: Parts, told: Parts) -> bool:
@@ -238,13 +197,6 @@ def _turned(pool: list[Parts], count: int) -> list[Parts]:
     """The pool beginning at another place."""
     at = count % len(pool) if pool else 0
     return pool[at:] + pool[:at]
-
-
-def _one_question(text: str) -> str:
-    """The first question of what the model went on to say, "" if it did not come to an end."""
-    line = tidy(text.split("\n", 1)[0])
-    ends = [at for mark in "?.!" if (at := line.find(mark)) >= 0]
-    return line[: min(ends) + 1] if ends else ""
 
 
 def _told_nothing(

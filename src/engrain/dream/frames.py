@@ -233,23 +233,6 @@ def split_thing(thing: str) -> tuple[str, str]:
     return "", ""
 
 
-def opener(question: str, parts: Parts) -> str:
-    """The first words of a question, up to where it begins to say what it asks for.
-
-    Example:
-        >>> opener("What is my aunt's cat?", Parts.of_thing("my aunt's cat"))
-        'What is my'
-    """
-    text = bare(question)
-    if parts.thing and (at := text.lower().find(parts.thing.lower())) >= 0:
-        first = parts.thing.split()[0] if split_thing(parts.thing)[0] else ""
-        return f"{text[:at]}{text[at : at + len(first)]}".strip()
-    found = re.search(r"\b(?:I|my|our|we)\b", text)
-    if found and found.start():
-        return text[: found.end()].strip()
-    return " ".join(text.split()[:3])
-
-
 def _thing_in(question: str, said: str, surface: str) -> str:
     """The thing that a question asks for: what stands before "is VALUE" in its answer."""
     found = re.search(

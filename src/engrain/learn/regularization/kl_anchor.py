@@ -44,7 +44,7 @@ class KlAnchorConfig:
     reading_share: float = option(
         0.25, "share of anchors that read the lesson's conversations", low=0, high=1
     )
-    texts_per_step: int = option(3, "anchor texts in each step", low=1)
+    texts_per_step: int = option(2, "anchor texts in each step", low=1)
     max_tokens: int = option(128, "longest general text in tokens", low=8)
     reference: str = option(
         "base",
