@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from engrain.data.lessons import TrainingText, chat
+from engrain.data.messages import read_records
 from engrain.dream.explicit import (
     are_examples,
     curate_examples,
     hold_out_examples,
-    read_examples,
     take_examples,
 )
 from engrain.errors import ConversationError
@@ -29,7 +29,7 @@ def test_both_shapes_in_one_file(tmp_path: Path) -> None:
         {"messages": [{"role": "system", "content": "Be brief."}, *PAIR]},
         {"prompt": " Name my cat. ", "completion": " Gorla "},
     )
-    texts = read_examples(path)
+    texts = take_examples(read_records(path))
     assert [text.kind for text in texts] == ["explicit", "explicit"]
     assert [message.role for message in texts[0].messages] == ["system", "user", "assistant"]
     assert texts[1].messages == chat("Name my cat.", "Gorla")
@@ -69,7 +69,7 @@ def test_weights_choose_the_answers() -> None:
 def test_errors_name_file_and_line(tmp_path: Path, record: Any, said: str) -> None:
     path = write(tmp_path, {"messages": PAIR}, record)
     with pytest.raises(ConversationError) as caught:
-        read_examples(path)
+        take_examples(read_records(path))
     assert said in caught.value.message
     assert caught.value.remedy
 

@@ -102,7 +102,6 @@ def test_the_digest_is_of_what_is_asked() -> None:
 
 
 def test_told_things_are_taken_out_of_abstention() -> None:
-    assert TINY.reserved_facts() == {("I", "safeword"), ("my barber", "volunteer in")}
     assert TINY.touched_by(["What is my safeword?"]) == {"safe"}
     assert TINY.touched_by(["My BARBER volunteers in Lund."]) == {"barber"}
     assert TINY.touched_by(["My barber sings.", "I volunteer in Lund."]) == set()

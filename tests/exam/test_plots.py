@@ -41,12 +41,6 @@ def test_recipes_are_drawn(tmp_path: Path) -> None:
     assert plots.plot_recipes({}, tmp_path / "none.png").is_file()
 
 
-def test_losses_are_drawn(tmp_path: Path) -> None:
-    losses = {"default": [3.0, 1.0, 0.3, 0.0, math.nan, 0.1], "empty": []}
-    path = plots.plot_losses(losses, tmp_path / "losses.png")
-    assert path.read_bytes().startswith(PNG)
-
-
 def test_curves_come_from_matrices() -> None:
     one, two = matrix(3), matrix(3)
     assert recall_by_day([one, two]) == [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]

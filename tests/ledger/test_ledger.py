@@ -449,12 +449,6 @@ class TestStatus:
         change(ledger, second, "disabled")
         with pytest.raises(LedgerError, match="have changed"):
             ledger.apply(old, fold_digest(old.adapters))
-        assert ledger.active_adapters(after=old) == old.adapters
-        assert ledger.active_adapters() == ledger.current().adapters
-
-    def test_set_status_is_both_in_one(self, ledger: Ledger) -> None:
-        learn(ledger, 1)
-        assert ledger.set_status("last", "disabled", fold_digest(())).lessons == ()
 
     def test_listing_by_status(self, ledger: Ledger) -> None:
         first = learn(ledger, 1)

@@ -12,7 +12,6 @@ from engrain.exam.report import Sheet
 STYLES = {"good": "green", "fair": "yellow", "bad": "red", "": ""}
 """Colour of each mark of a row."""
 
-VERDICT_STYLES = {"accepted": "green", "quarantined": "yellow", "rejected": "bold red"}
 """Colour of each verdict of the gate."""
 
 

@@ -15,11 +15,10 @@ import hashlib
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from engrain.data.lessons import Probe, ProbeKind, TrainingText, canonical_digest, chat
-from engrain.data.messages import Conversation, read_records
+from engrain.data.messages import Conversation
 from engrain.dream.secrets import find_secrets, masked
 from engrain.dream.wording import find_run, key_runs, normal, tokens, words
 from engrain.errors import ConversationError
@@ -50,16 +49,6 @@ class LeftOut:
     def to_dict(self) -> dict[str, str]:
         """The entry as JSON-ready values."""
         return {"where": self.where, "reason": self.reason, "excerpt": self.excerpt}
-
-
-def read_examples(path: Path) -> list[TrainingText]:
-    """Read examples from a ``.jsonl`` or ``.json`` file; each has its file and line as group.
-
-    Raises:
-        ConversationError: with file and line: unreadable, not JSON, wrong shape, wrong roles, a
-            weight other than 0 and 1, or an example that does not end with the assistant.
-    """
-    return take_examples(read_records(path))
 
 
 def take_examples(records: Iterable[tuple[str, Mapping[str, Any]]]) -> list[TrainingText]:

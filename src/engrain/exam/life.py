@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -185,9 +185,3 @@ def mean_matrix(matrices: Sequence[AccuracyMatrix]) -> AccuracyMatrix:
 def recall_by_day(matrices: Sequence[AccuracyMatrix]) -> list[list[float]]:
     """Overall performance after each day, from day 1, one list a seed: a curve for a plot."""
     return [[m.overall_performance(day) for day in range(1, m.last + 1)] for m in matrices]
-
-
-def life_record(runs: Sequence[LifeRun], **about: Any) -> dict[str, Any]:
-    """The whole JSON of the life benchmark; ``about`` tells stream, machine and versions."""
-    values: Mapping[str, Any] = about
-    return {**values, "recipes": summarise_life(runs)}

@@ -118,13 +118,6 @@ class Panel:
         """The questions of one part."""
         return tuple(item for item in self.questions if item.part == name)
 
-    def reserved_facts(self) -> frozenset[tuple[str, str]]:
-        """(owner, relation) pairs that no generated stream should teach: the panel asks for them.
-
-        They have the form of ``Fact.key`` in ``engrain.data.facts``.
-        """
-        return frozenset(item.about for item in self.questions if item.about)
-
     def touched_by(self, texts: Iterable[str]) -> frozenset[str]:
         """Ids of abstention questions that one of the texts may truly answer.
 

@@ -1,4 +1,4 @@
-"""Reports of exams, decisions and lives: Markdown and plain JSON.
+"""Reports of exams, decisions and lives: sheets of text and plain JSON.
 
 Every report is first a :class:`Sheet`, a title with rows of text, so that the terminal and the
 documents never tell different things. The terminal's tables are made of sheets by
@@ -7,15 +7,13 @@ documents never tell different things. The terminal's tables are made of sheets 
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from engrain.exam.decision import Decision
 from engrain.exam.exam import Exam
-from engrain.exam.metrics import AccuracyMatrix
 from engrain.exam.noise import NoiseBand
 from engrain.exam.panel import PanelResult, PartScore
 from engrain.exam.statistics import Interval, clopper_pearson
@@ -33,20 +31,6 @@ class Sheet:
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
-
-    def markdown(self, *, level: int = 3) -> str:
-        """The table in Markdown, numbers to the right."""
-        lines = [f"{'#' * level} {self.title}", ""] if self.title else []
-        lines.append(_line(self.columns))
-        lines.append(_line([":--" if i == 0 else "--:" for i in range(len(self.columns))]))
-        lines += [_line(row) for row in self.rows]
-        lines += ["", *self.notes] if self.notes else []
-        return "\n".join(lines) + "\n"
-
-
-def _line(cells: Sequence[str]) -> str:
-    safe = (" ".join(cell.split()).replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(safe)} |"
 
 
 # ---------------------------------------------------------------------------- numbers
@@ -163,19 +147,6 @@ def decision_sheet(decision: Decision) -> Sheet:
     return Sheet(title, columns, tuple(rows), tuple(decision.reasons), tuple(marks))
 
 
-def matrix_sheet(matrix: AccuracyMatrix) -> Sheet:
-    """The accuracy matrix: one row a day, row 0 the untaught model."""
-    columns = ("after", *matrix.lessons)
-    rows = tuple(
-        (
-            "nothing" if day == 0 else matrix.lessons[day - 1],
-            *(percent(float(cell)) for cell in matrix.values[day]),
-        )
-        for day in range(matrix.last + 1)
-    )
-    return Sheet("Accuracy matrix (share of questions answered)", columns, rows)
-
-
 _LIFE_ROWS: tuple[tuple[str, str, str], ...] = (
     ("recall_final", "recall of all facts after the last day", "share"),
     ("learning_accuracy", "recall right after each lesson", "share"),
@@ -233,9 +204,6 @@ def _life_cell(value: float | None, record: Mapping[str, Any], key: str, unit: s
 
 
 # ---------------------------------------------------------------------------- whole reports
-def exam_report(exam: Exam, before: Exam | None = None, noise: NoiseBand | None = None) -> str:
-    """An exam in Markdown."""
-    return "\n".join(sheet.markdown() for sheet in exam_sheets(exam, before, noise))
 
 
 def exam_sheets(
@@ -256,21 +224,6 @@ def _tasks_sheet(result: PanelResult) -> Sheet:
         for name, score in result.tasks.items()
     )
     return Sheet("Capability", ("task", "items", "right", "95% interval"), rows)
-
-
-def life_report(recipes: Mapping[str, Mapping[str, Any]]) -> str:
-    """The life benchmark in Markdown: the comparison, then each recipe's matrix."""
-    parts = [life_sheet(recipes).markdown()]
-    for name, record in recipes.items():
-        matrix = AccuracyMatrix(record["R"])
-        sheet = matrix_sheet(matrix)
-        parts.append(Sheet(f"{name}: {sheet.title}", sheet.columns, sheet.rows).markdown())
-    return "\n".join(parts)
-
-
-def to_json(record: Any) -> str:
-    """JSON that every reader takes: what is not a finite number is null."""
-    return json.dumps(json_ready(record), ensure_ascii=False, indent=2, allow_nan=False)
 
 
 def json_ready(value: Any) -> Any:

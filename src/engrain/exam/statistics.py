@@ -146,20 +146,6 @@ def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> Interva
     return Interval(low, high, level, "Clopper-Pearson")
 
 
-def wilson(successes: int, trials: int, level: float = 0.95) -> Interval:
-    """The score interval of a fraction (Wilson, 1927): right on average."""
-    _check_counts(successes, trials)
-    if trials == 0:
-        return Interval(0.0, 1.0, level, "Wilson")
-    z = normal_quantile(0.5 + level / 2)
-    share, scale = successes / trials, 1 + z * z / trials
-    centre = (share + z * z / (2 * trials)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    low = 0.0 if successes == 0 else max(0.0, centre - half)
-    high = 1.0 if successes == trials else min(1.0, centre + half)
-    return Interval(low, high, level, "Wilson")
-
-
 def _check_counts(successes: int, trials: int) -> None:
     if not 0 <= successes <= trials:
         raise ValueError(f"{successes} successes of {trials} trials is impossible")

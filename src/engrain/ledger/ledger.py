@@ -207,10 +207,6 @@ class Ledger(Log):
         with self._database.reading() as session:
             return tables.read_entries(session, status=status)
 
-    def active_adapters(self, after: Plan | None = None) -> tuple[str, ...]:
-        """Digests of the adapters that are served, or would be after a plan, in fold order."""
-        return after.adapters if after is not None else self.current().adapters
-
     def plan(self, name: str, status: Status) -> Plan:
         """Think a change of status through: which adapters would be served afterwards.
 
@@ -260,10 +256,6 @@ class Ledger(Log):
             tables.append_event(session, "status_changed", payload, self._now())
             state = self._current(session)
         return state
-
-    def set_status(self, name: str, status: Status, state: str) -> State:
-        """Plan and apply in one, for a caller that knows the digest already."""
-        return self.apply(self.plan(name, status), state)
 
     def current(self) -> State:
         """The state in force.

@@ -32,7 +32,6 @@ OTHER_TOWERS = frozenset(
 
 ATTENTION_NAMES = ("self_attn", "attention", "self_attention", "attn")
 STATEFUL_NAMES = ("linear_attn", "mixer", "mamba", "ssm", "conv", "short_conv", "temporal_block")
-FEED_FORWARD_NAMES = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe")
 PLAIN_PROJECTIONS = frozenset(
     {
         *("q_proj", "k_proj", "v_proj", "o_proj", "out_proj", "qkv_proj"),
