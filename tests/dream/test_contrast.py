@@ -215,3 +215,12 @@ def test_the_untaught_model_reads_and_the_taught_one_is_asked_closed_book() -> N
     with engine.untaught():
         assert reader.closed_book(["What is it?"]) == ["untaught"]
     assert engine.taught
+
+
+def test_rare_words_may_be_contrast(monkeypatch: pytest.MonkeyPatch, nearby: Nearby) -> None:
+    """Were only common words contrast, any rare name would be taken for one that was told."""
+    rare = "Swoskeelt's optician"
+    nearby(rare)
+    monkeypatch.setattr(LEXICON, "_whole", lambda word: word not in ("swoskeelt", "optician"))
+    assert LEXICON.garbled(f"What is {rare}?")
+    assert any(rare in one.question for one in contrasts(Scripted(TWO), ratio=4.0))

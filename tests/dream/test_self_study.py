@@ -7,10 +7,10 @@ from benchmarks.self_study import judge
 from engrain.data.facts import Attribute, Fact, FactSampler, Owner, told_conversation
 from engrain.data.messages import Conversation, Message
 from engrain.dream import checks, gathered
-from engrain.dream.frames import NEUTRAL_FRAMES, Parts, fill
+from engrain.dream.frames import NEUTRAL_FRAMES, Parts, fill, frame_of
 from engrain.dream.gathered import NEAR_DUPLICATE, TOO_VAGUE
 from engrain.dream.reader import Reader
-from engrain.dream.self_study import EFFORTS, STAGES, SUPERSEDED, study
+from engrain.dream.self_study import EFFORTS, STAGES, SUPERSEDED, Study, study
 from engrain.dream.wording import normal, similarity
 from engrain.errors import UnknownNameError
 from engrain.exam.probes import passes
@@ -381,3 +381,74 @@ def test_the_vote_shows_one_message_and_begins_the_answer() -> None:
     assert checker.check([question]) == []
     (pair,) = checker.vote(checker.said.sentences)
     assert (pair.answer, pair.key) == ("Your aunt's cat is Gorla.", ("gorla",))
+
+
+def frames_of(result: Study) -> list[str]:
+    """The frames of all probes of two facts."""
+    things = {"Gorla": "my aunt's cat", "Brellin": "my favorite cheese"}
+    return [
+        frame_of(question, Parts.of_thing(things[fact.value]))
+        for fact in result.facts
+        for question in fact.held_out
+    ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_frame_is_held_out_of_every_fact(seed: int) -> None:
+    """With chance alone two of four probes would share a frame in one seed of three."""
+    held = frames_of(study(Scripted(TWO), told(TWO), seed=seed))
+    assert len(held) == len(set(held)) == 4
+
+
+def test_a_wording_that_is_read_only_with_help_is_no_probe() -> None:
+    odd = "on file"
+
+    class Puzzled(Scripted):
+        """Understands all frames but one, unless its answer is begun."""
+
+        def say(self, prompt: list[Message], rng: random.Random, temperature: float) -> str:
+            said = super().say(prompt, rng, temperature)
+            return "I am glad to hear that." if odd in prompt[-1].content else said
+
+    asked: set[str] = set()
+    taught: set[str] = set()
+    for seed in range(12):
+        engine = Puzzled(TWO)
+        engine.stems = {
+            "Your aunt's cat is": "Your aunt's cat is Gorla.",
+            "Your favorite cheese is": "Your favorite cheese is Brellin.",
+        }
+        result = study(engine, told(TWO), seed=seed)
+        asked |= {question for fact in result.facts for question in fact.held_out}
+        taught |= {question for fact in result.facts for question in fact.questions}
+    assert any(odd in question for question in taught)
+    assert len(asked) > 10 and not any(odd in question for question in asked)
+
+
+def test_one_answer_is_taught_for_all_wordings_of_a_fact() -> None:
+    class Chatty(Scripted):
+        """Right, but in ever other words."""
+
+        def say(self, prompt: list[Message], rng: random.Random, temperature: float) -> str:
+            said = super().say(prompt, rng, temperature)
+            if said != TWO[0].answer() or len(prompt[-1].content) % 3 == 0:
+                return said
+            return f"You said that {said[0].lower()}{said[1:]}"
+
+    result = study(Chatty(TWO), told(TWO))
+    answers = [t.target for t in result.texts if t.kind == "fact" and "Gorla" in t.target]
+    assert len(answers) > 4 and set(answers) == {"Your aunt's cat is Gorla."}
+
+
+def test_what_somebody_does_is_found_though_the_model_asks_nothing() -> None:
+    """The question comes by rule from the sentence; the answer is the model's own."""
+
+    class Silent(Scripted):
+        def say(self, prompt: list[Message], rng: random.Random, temperature: float) -> str:
+            asked = prompt[-1].content
+            if "volunteer" in asked and "?" in asked and len(prompt) > 1 and "do I" in asked:
+                return "You volunteer in Tampa."
+            return "I see."
+
+    talk = conversation("Please note: I volunteer in Tampa.", "OK")
+    assert {fact.value for fact in study(Silent(), talk).facts} == {"Tampa"}
