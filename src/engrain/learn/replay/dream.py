@@ -1,10 +1,11 @@
 """Dream replay: neighbouring questions with the answers that the model gave before the lesson.
 
-Source: generative replay (Shin et al., arXiv 1705.08690) without a second model: self-study has
-the model continue the first words of the lesson's own questions, and keeps what it answers closed
-book. Those answers must not change: "I don't know" for what was never told, the fact for what an
-earlier lesson taught. The contrast is matched in wording; unmatched contrast teaches the wording
-instead of the fact (docs/LOG.md).
+Source: generative replay (Shin et al., arXiv 1705.08690) without a second model: the old model
+labels inputs that stand for what it knew. There a generator draws the inputs; here self-study puts
+things beside the told ones into the lesson's own wordings, and keeps what the untaught model
+answers closed book. Those answers must not change: "I don't know" for what was never told, the
+fact for what an earlier lesson taught. The contrast is matched in wording; unmatched contrast
+teaches the wording instead of the fact (docs/LOG.md).
 
 ``share`` counts contrast texts per new text in a batch. Memory: the lesson's contrast texts.
 """
@@ -29,7 +30,7 @@ class DreamConfig:
 
 @register("dream")
 class Dream(Replay):
-    """Replay of the model's own answers to its own neighbouring questions."""
+    """Replay of the model's own answers to neighbouring questions."""
 
     Config = DreamConfig
 
