@@ -12,8 +12,6 @@ from engrain.exam.report import Sheet
 STYLES = {"good": "green", "fair": "yellow", "bad": "red", "": ""}
 """Colour of each mark of a row."""
 
-"""Colour of each verdict of the gate."""
-
 
 def table(sheet: Sheet, *, words: bool = False) -> Table:
     """A sheet without its notes as a table: first column to the left, numbers to the right.

@@ -203,9 +203,7 @@ def _life_cell(value: float | None, record: Mapping[str, Any], key: str, unit: s
     return f"{value:.1f}{spread(1, 1)} s"
 
 
-# ---------------------------------------------------------------------------- whole reports
-
-
+# ---------------------------------------------------------------------------- whole exams
 def exam_sheets(
     exam: Exam, before: Exam | None = None, noise: NoiseBand | None = None
 ) -> list[Sheet]:
