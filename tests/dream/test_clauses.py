@@ -1,6 +1,6 @@
 import pytest
 
-from engrain.dream.clauses import Clause, clause_in, clause_told
+from engrain.dream.clauses import Clause, begins_with_deed, clause_in, clause_told
 from engrain.dream.frames import Parts, parts_of_fact
 from engrain.dream.wording import as_user
 
@@ -85,3 +85,9 @@ def test_who_does_what_is_taken_from_the_user() -> None:
 def test_a_clause_in_a_longer_sentence(sentence: str, value: str, stem: str | None) -> None:
     clause = clause_told(sentence, value)
     assert (clause and clause.answer_stem) == stem
+
+
+def test_a_value_that_begins_with_a_deed_is_told_from_a_name() -> None:
+    assert begins_with_deed("obsessed with ice skating") and begins_with_deed("fond of Gorla")
+    for value in ("Gorla", "Bay of Plenty", "ice skating", "June 3 at noon"):
+        assert not begins_with_deed(value)

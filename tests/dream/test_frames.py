@@ -133,7 +133,25 @@ def test_what_somebody_does_becomes_a_question_with_the_stem_of_its_answer() -> 
     assert clause_questions("My aunt adored Gorla.") == [
         ("Do you know what my aunt adored?", "Your aunt adored")
     ]
+    assert clause_questions("We live in Otsni.")[0] == ("Where do we live?", "You live in")
+    assert clause_questions("I really adore Gorla.") == [("What do I adore?", "You adore")]
+    assert clause_questions("I never adore Gorla.") == []
     assert clause_questions("You should know it.") == clause_questions("It rained.") == []
+
+
+def test_what_we_do_can_be_asked_of_somebody_else() -> None:
+    assert (
+        Clause("we", "are", "fond of").of("my uncle").inside("what") == "what my uncle is fond of"
+    )
+    assert Clause("we", "adore").of("my uncle").direct("what") == "what does my uncle adore"
+
+
+def test_a_frame_is_found_whichever_word_asks() -> None:
+    coach = Parts.of_clause(Clause("my coach", "adores"), "who")
+    for wh in ("who", "what"):
+        assert frame_of(f"Do you know {wh} my coach adores?", coach) == "Do you know {e}?"
+        assert frame_of(f"So, {wh} does my coach adore?", coach) == "So, {q}?"
+    assert frame_of("Which one does my coach adore?", coach) == ""
 
 
 def test_who_is_also_asked_for_as_a_thing() -> None:

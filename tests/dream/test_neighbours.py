@@ -1,17 +1,30 @@
 import random
 
 from engrain.data.facts import HELDOUT
+from engrain.dream.clauses import Clause
 from engrain.dream.frames import split_thing
-from engrain.dream.neighbours import FIRST_NAMES, PEOPLE, WHAT, WHO, beside, neighbours
+from engrain.dream.neighbours import (
+    DEEDS,
+    FIRST_NAMES,
+    PEOPLE,
+    WHAT,
+    WHO,
+    beside,
+    beside_clause,
+    neighbours,
+)
 
 
 def test_neighbours_differ_and_are_both_mine_and_others() -> None:
     found = neighbours(200, random.Random(1))
-    assert len({part.thing for part in found}) == 200
-    mine = [part for part in found if "'s " not in part.thing]
+    assert len({part.name for part in found}) == 200
+    things = [part for part in found if part.thing]
+    mine = [part for part in things if "'s " not in part.thing]
     assert 40 < len(mine) < 120
-    assert all(part.direct == f"{part.direct.split()[0]} is {part.thing}" for part in found)
-    assert {part.direct.split()[0] for part in found} == {"what", "who"}
+    assert all(part.direct == f"{part.direct.split()[0]} is {part.thing}" for part in things)
+    assert {part.direct.split()[0] for part in things} == {"what", "who"}
+    deeds = [part.clause for part in found if part.clause]
+    assert 10 < len(deeds) < 60 and {clause.subject == "I" for clause in deeds} == {True, False}
     assert neighbours(200, random.Random(1)) == found
 
 
@@ -20,11 +33,18 @@ def test_no_neighbour_is_asked_in_exams() -> None:
     heads = {a.noun.split()[-1] for a in HELDOUT.attributes["self"]}
     assert not heads & {noun.split()[-1] for noun in (*WHAT, *WHO)}
     assert not {owner.name for owner in HELDOUT.owners} & set(PEOPLE)
+    told = {(verb.base or verb.tail).split()[0] for verb in HELDOUT.verbs["self"]}
+    done = {
+        clause.rest.split()[0] if clause.verb in ("am", "was") else clause.verb
+        for clause, _ in DEEDS
+    }
+    assert not told & done
 
 
 def test_half_of_the_words_are_of_any_spelling() -> None:
     """With listed words alone any rare name would be taken for one that was told."""
-    found = [split_thing(part.thing) for part in neighbours(400, random.Random(2))]
+    things = [part.thing for part in neighbours(450, random.Random(2)) if part.thing]
+    found = [split_thing(thing) for thing in things]
     rare = [noun for _, noun in found if noun not in {*WHAT, *WHO}]
     assert 130 < len(rare) < 270
     listed = {"my", *(f"my {person}" for person in PEOPLE), *FIRST_NAMES}
@@ -54,3 +74,17 @@ def test_beside_a_thing_are_other_owners_and_other_things_in_turns() -> None:
     assert beside("my motto", told, {}, random.Random(1)) != beside(
         "my motto", told, {}, random.Random(2)
     )
+
+
+def test_beside_a_deed_is_that_of_others_of_whom_something_was_told() -> None:
+    adores = Clause("my aunt", "adores")
+    found = beside_clause(adores, "what", ["my aunt", "Vorn", "I"], random.Random(1))
+    assert [part.inside for part in found[:2]] == ["what Vorn adores", "what I adore"]
+    assert not any(part.clause and part.clause.subject == "my aunt" for part in found)
+    born = Clause("I", "was", "born in")
+    assert (
+        beside_clause(born, "where", ["Vorn"], random.Random(1))[0].direct == "where was Vorn born"
+    )
+    # An owner of a deed is asked for things as well.
+    car = beside("my car", ["my car"], {}, random.Random(1), ["Vorn"])
+    assert car[0].thing == "Vorn's car"

@@ -7,6 +7,7 @@ from benchmarks.self_study import judge
 from engrain.data.facts import Attribute, Fact, FactSampler, Owner, told_conversation
 from engrain.data.messages import Conversation, Message
 from engrain.dream import checks, gathered
+from engrain.dream.clauses import Clause
 from engrain.dream.frames import NEUTRAL_FRAMES, Parts, fill, frame_of
 from engrain.dream.gathered import NEAR_DUPLICATE, TOO_VAGUE
 from engrain.dream.reader import Reader
@@ -154,13 +155,29 @@ def test_corrected_value_is_learned_and_the_old_one_is_not(seed: int) -> None:
     old, new = facts[0], sampler.value(facts[0].relation)
     changed = Fact(old.owner, old.relation, new, old.wordings)
     talk = told(facts, seed, ((old, new),))
-    # The reader answers with the old value to one wording: it does not get through.
+    # The reader answers with the old value to one wording: that answer does not get through.
     stubborn = old.fill("Quick question: {q}?")
     engine = Scripted([*facts, changed], overrides={stubborn: old.answer()})
     result = study(engine, talk, seed=seed)
     targets = {text.target for text in result.texts if text.kind == "fact"}
     assert changed.answer() in targets and old.answer() not in targets
-    assert stubborn not in {text.question for text in result.texts}
+
+
+def test_a_deed_that_was_taken_for_a_part_of_the_value_is_asked_for() -> None:
+    told_, answer = "My aunt is obsessed with chess.", "Your aunt is obsessed with chess."
+    vague = "What is my aunt?"
+
+    def says(_: float, in_view: bool) -> str:
+        return answer if in_view else "I don't know."
+
+    clause = Parts.of_clause(Clause("my aunt", "is", "obsessed with"))
+    asked = {fill(frame, clause): says for frame in NEUTRAL_FRAMES}
+    engine = Scripted(overrides={**asked, vague: says, f"{ABOUT}{told_}": vague})
+    result = study(engine, conversation(told_, "OK"))
+    assert [fact.value for fact in result.facts] == ["chess"]
+    trained = result.facts[0].questions
+    assert len(trained) > 4
+    assert all("obsessed with" in question for question in trained if question != vague)
 
 
 def test_old_value_that_both_were_read_is_superseded_and_forbidden() -> None:

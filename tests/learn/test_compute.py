@@ -33,3 +33,26 @@ def test_both_attentions_give_the_same_logits_and_gradients(monkeypatch) -> None
         found.append((logits.detach(), gradient))
     torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-4)
+
+
+def test_frozen_weights_in_the_compute_type_change_no_bit(monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(compute, "has_bf16", lambda: True)
+    loaded = tiny_model("llama")
+    loaded.model.requires_grad_(False)
+    linear = loaded.model.model.layers[0].mlp.up_proj.weight
+    trained = loaded.model.model.layers[0].mlp.down_proj.weight.requires_grad_(True)
+    before = {name: tensor.clone() for name, tensor in loaded.weights().items()}
+
+    def step() -> tuple[torch.Tensor, torch.Tensor]:
+        with compute.autocast():
+            logits, targets = compute.hidden_logits(loaded.model, batch(12))
+        loss = torch.nn.functional.cross_entropy(logits.float(), targets)
+        return logits.detach(), torch.autograd.grad(loss, trained)[0]
+
+    plain = step()
+    with compute.frozen_in_compute_type(loaded.model):
+        assert linear.dtype == torch.bfloat16 and trained.dtype == torch.float32
+        held = step()
+    assert all(torch.equal(one, other) for one, other in zip(plain, held, strict=True))
+    assert linear.dtype == torch.float32
+    assert loaded.changed_since(before) == []

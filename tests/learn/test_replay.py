@@ -5,7 +5,10 @@ from collections import Counter
 
 from engrain.data.lessons import Lesson, TrainingText, chat
 from engrain.learn.learner import joined
+from engrain.learn.replay.dream import Dream, DreamConfig
 from engrain.learn.replay.reservoir import current, reservoir
+from engrain.learn.technique import Setting
+from engrain.model.testing import tiny_model
 
 
 def fact(value: str) -> TrainingText:
@@ -37,3 +40,20 @@ def test_corrected_value_is_not_replayed() -> None:
 def test_repeated_value_is_replayed() -> None:
     same = Lesson("a", "", (fact("Orlin"),))
     assert [len(texts) for _, texts in current([same], Lesson("b", "", (fact("Orlin"),)))] == [1]
+
+
+def test_contrast_is_learned_up_to_where_it_decides() -> None:
+    loaded = tiny_model("llama")
+    text = TrainingText(chat("What is my bike?", "I don't know your bike at all."), "contrast")
+    setting = Setting(loaded, Lesson("a", "", (fact("Orlin"), text)), batch_size=2)
+    whole = setting.encode(text)
+    for decides in (0, 2, 999):
+        dream = Dream(DreamConfig(decides=decides))
+        dream.prepare(setting)
+        first, second = dream.draw(0)
+        assert first == second
+        if decides != 2:
+            assert first == whole
+        else:
+            assert sum(first.loss_mask) == 2 and first.loss_mask[-2:] == (True, True)
+            assert first.ids == whole.ids[: len(first)]

@@ -67,11 +67,7 @@ def ask_again(
         for sentence, window in alone
         for text in plain_questions(sentence.text)
     ]
-    candidates += [
-        Candidate(text, window, "rule", stem=stem)
-        for sentence, window in alone
-        for text, stem in clause_questions(sentence.text)
-    ]
+    candidates += ask_for_deeds(reader, missed)
     windows = list(dict.fromkeys(window for _, window in alone))
     begun = [(w, opener) for w in windows for opener in USER_OPENERS for _ in range(turns)]
     texts = reader.continue_user(
@@ -85,6 +81,15 @@ def ask_again(
         for (window, _), text in zip(begun, texts, strict=True)
     ]
     return candidates
+
+
+def ask_for_deeds(reader: Reader, sentences: Iterable[Sentence]) -> list[Candidate]:
+    """By rule, what somebody does in some sentences, each seen alone."""
+    return [
+        Candidate(text, reader.narrow(sentence.message), "rule", stem=stem)
+        for sentence in sentences
+        for text, stem in clause_questions(sentence.text)
+    ]
 
 
 def plain_questions(sentence: str) -> list[str]:

@@ -166,7 +166,7 @@ class Checker:
                 again = replace(
                     candidate,
                     window=self.reader.narrow(sentence.message),
-                    stem=parts_of(candidate.question).answer_stem,
+                    stem=candidate.stem or parts_of(candidate.question).answer_stem,
                 )
                 chosen.setdefault(sentence.place, []).append(again)
         todo = [

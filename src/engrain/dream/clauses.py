@@ -14,7 +14,10 @@ _BE = ("am", "is", "are", "was", "were")
 _PLACE = ("in", "at")
 _NO_VERBS = frozenset("this his its hers ours yours theirs always perhaps sometimes".split())
 _HELPERS = frozenset("can could do did had has have may might must shall should will would".split())
-_PRONOUNS = frozenset("He It She That There They This We What You".split())
+_PRONOUNS = frozenset("He It She That There They This What You".split())
+_SPEAKERS = {"I": "I", "We": "we"}
+_SAID = tuple(_SPEAKERS.values())
+_ADVERBS = frozenset("also always just now often still usually".split())
 _PREPOSITIONS = frozenset("about at by for from in like near of on to under with without".split())
 MOST_WORDS = 4
 """Words between verb and value, and behind the value."""
@@ -44,22 +47,25 @@ class Clause:
             return _text(wh, self.verb, self.subject, self._before(wh), self.tail)
         if self.verb.endswith("ed"):
             return ""
-        helper = "do" if self.subject == "I" else "does"
+        helper = "do" if self.subject in _SAID else "does"
         return _text(wh, helper, self.subject, self._plain, self._before(wh), self.tail)
 
     def of(self, subject: str) -> Clause:
-        """The same said of somebody else ("my uncle", never "I")."""
+        """The same said of somebody else ("my uncle", "I")."""
         if self.verb in _BE:
-            return replace(self, subject=subject, verb="is" if self.verb == "am" else self.verb)
-        if self.subject == "I" and not self.verb.endswith("ed"):
-            return replace(self, subject=subject, verb=_with_s(self.verb))
-        return replace(self, subject=subject)
+            past = self.verb in ("was", "were")
+            verb = "was" if past else "am" if subject == "I" else "is"
+        elif self.verb.endswith("ed") or (subject in _SAID) == (self.subject in _SAID):
+            verb = self.verb
+        else:
+            verb = self._plain if subject in _SAID else _with_s(self.verb)
+        return replace(self, subject=subject, verb=verb)
 
     @property
     def answer_stem(self) -> str:
         """How the assistant's answer begins: "Your aunt collects pictures of"."""
         subject, verb = self.subject, self.verb
-        if subject == "I":
+        if subject in _SAID:
             subject, verb = "You", {"am": "are", "was": "were"}.get(verb, verb)
         elif subject.startswith(("my ", "our ")):
             subject = f"Your {subject.split(' ', 1)[1]}"
@@ -72,7 +78,7 @@ class Clause:
 
     @property
     def _plain(self) -> str:
-        if self.subject == "I":
+        if self.subject in _SAID:
             return self.verb
         if self.verb.endswith("ies"):
             return f"{self.verb[:-3]}y"
@@ -109,10 +115,7 @@ def clause_in(said: str, value: str) -> Clause | None:
     verb, rest = words[at], " ".join(words[at + 1 :])
     if verb in _BE and not rest:
         return None  # "my cat is Gorla": a thing, not a deed
-    subject = " ".join(words[:at])
-    if subject.split()[0].lower() in ("my", "our"):
-        subject = subject[0].lower() + subject[1:]
-    return Clause(subject, verb, rest, " ".join(tail))
+    return Clause(_subject(words[:at]), verb, rest, " ".join(tail))
 
 
 def clause_told(sentence: str, value: str) -> Clause | None:
@@ -147,17 +150,26 @@ def clauses_of(sentence: str) -> list[Clause]:
         if not (at and said) or words[start + at] in _HELPERS or words[start] in _PRONOUNS:
             continue
         first = _name_at(words, start)
-        subject, verb, rest = " ".join(words[first : start + at]), words[start + at], start + at + 1
-        subject = subject[0].lower() + subject[1:] if words[first] in ("My", "Our") else subject
+        subject, verb = _subject(words[first : start + at]), words[start + at]
+        rest = start + at + 1
         ends = [i for i in range(rest, len(words) - 1) if words[i] in _PREPOSITIONS][-1:]
         befores = [words[rest : end + 1] for end in ends] + ([[]] if verb not in _BE else [])
         return [Clause(subject, verb, " ".join(b)) for b in befores if len(b) <= MOST_WORDS]
     return []
 
 
+def begins_with_deed(value: str) -> bool:
+    """Whether a value begins with what belongs before it: "obsessed with chess", "fond of Gorla".
+
+    Such a value answers "What is my aunt?", which asks for nothing.
+    """
+    words = value.split()
+    return len(words) > 2 and words[0].islower() and words[1] in _PREPOSITIONS
+
+
 def _name_at(words: list[str], start: int) -> int:
     """Where a name of several words begins whose last one stands at a place."""
-    if words[start] in ("I", "My", "Our"):
+    if words[start] in (*_SPEAKERS, "My", "Our"):
         return start
     while start > 1 and words[start][:1].isupper() and re.fullmatch(r"[A-Z]\w*", words[start - 1]):
         start -= 1
@@ -168,8 +180,9 @@ def _verb_at(words: list[str]) -> int:
     """The place of the verb behind a subject, 0 if there is none."""
     if not words:
         return 0
-    if words[0] == "I":
-        return 1 if len(words) > 1 and words[1].isalpha() else 0
+    if words[0] in _SPEAKERS:
+        at = next((i for i in range(1, len(words)) if not _is_adverb(words[i])), 0)
+        return at if at and words[at].isalpha() and words[at] != "never" else 0
     if words[0].lower() in ("my", "our"):
         first, last = 2, 5
     elif words[0][:1].isupper():
@@ -182,6 +195,19 @@ def _verb_at(words: list[str]) -> int:
         if _is_verb(words[at]):
             return at
     return 0
+
+
+def _subject(words: list[str]) -> str:
+    """The subject of a clause as it stands inside a sentence, without adverbs behind it."""
+    if words[0] in _SPEAKERS:
+        return _SPEAKERS[words[0]]
+    text = " ".join(words)
+    return text[0].lower() + text[1:] if words[0] in ("My", "Our") else text
+
+
+def _is_adverb(word: str) -> bool:
+    """Whether a word stands between "I" and its verb ("I really adore")."""
+    return word in _ADVERBS or (len(word) > 4 and word.endswith("ly"))
 
 
 def _is_verb(word: str) -> bool:

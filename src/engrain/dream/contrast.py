@@ -146,7 +146,7 @@ def _propose(
     """
     per = max(1, round(ratio)) * SURPLUS
     # No two contrasts about the same thing, or the lesson teaches which few things are unknown.
-    distant = [part for part in neighbours(per * len(wordings), rng) if not told(part.direct)]
+    distant = [part for part in neighbours(per * len(wordings), rng) if not told(_asking(part))]
     near = _near(wordings, told, rng)
     proposals: list[Proposal] = []
     used: dict[str, int] = {}
@@ -167,7 +167,8 @@ def _propose(
 def _of_another(part: Parts, told: Parts) -> bool:
     """Whether a part asks for just what was told, but of somebody else."""
     if part.clause or told.clause:
-        return part.clause is not None and told.clause is not None
+        same = part.clause and told.clause and told.clause.of(part.clause.subject) == part.clause
+        return bool(same) and part.clause != told.clause
     noun = split_thing(part.thing)[1]
     return bool(noun) and noun == split_thing(told.thing)[1]
 
@@ -178,7 +179,9 @@ def _near(
     """For each told thing what lies one step from it."""
     parts = {w.parts.name: w.parts for w in wordings if w.parts.name}
     things = [part.thing for part in parts.values() if part.thing]
-    clauses = [part.clause for part in parts.values() if part.clause]
+    doers = [part.clause.subject for part in parts.values() if part.clause]
+    owners = ["my" if subject in ("I", "we") else subject for subject in doers]
+    doers += ["I" if owner == "my" else owner for owner, _ in map(split_thing, things) if owner]
     asked_with = {
         split_thing(part.thing)[1]: part.direct.split()[0] for part in parts.values() if part.thing
     }
@@ -186,11 +189,16 @@ def _near(
     for name, part in parts.items():
         if part.clause:
             wh = part.inside.split()[0]
-            near = beside_clause(part.clause, wh, clauses, rng)
+            near = beside_clause(part.clause, wh, doers, rng)
         else:
-            near = beside(part.thing, things, asked_with, rng)
-        found[name] = [one for one in near[:MOST_NEAR] if not told(one.direct or one.inside)]
+            near = beside(part.thing, things, asked_with, rng, owners)
+        found[name] = [one for one in near[:MOST_NEAR] if not told(_asking(one))]
     return found
+
+
+def _asking(part: Parts) -> str:
+    """A part as a question by itself."""
+    return part.direct or part.inside
 
 
 def _turned(pool: list[Parts], count: int) -> list[Parts]:

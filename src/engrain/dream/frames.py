@@ -190,9 +190,12 @@ def asked_otherwise(parts: Parts) -> Parts:
 
 
 def frame_of(question: str, parts: Parts) -> str:
-    """The frame of a question whose parts are known, "" if none stands in it just once."""
-    for slot in ("q", "e", "n"):
-        text = parts.slots().get(slot, "")
+    """The frame of a question whose parts are known, "" if none stands in it just once.
+
+    Whoever is asked for may stand in it as a thing ("what" for "who").
+    """
+    shapes = dict.fromkeys((parts, asked_otherwise(parts)))
+    for slot, text in ((slot, shape.slots().get(slot)) for slot in "qen" for shape in shapes):
         if not text:
             continue
         found = list(re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", question, re.IGNORECASE))

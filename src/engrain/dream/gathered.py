@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 
 from engrain.data.facts import REPHRASE_INSTRUCTION
@@ -18,6 +18,7 @@ from engrain.dream.frames import (
     frame_of,
     parts_of_fact,
 )
+from engrain.dream.grown import grown_frames
 from engrain.dream.reader import QUESTION_TOKENS, Reader
 from engrain.dream.wording import content, owners, similarity, stem, tidy, topic
 
@@ -27,10 +28,13 @@ TOO_VAGUE = "it does not say what it asks for"
 NEAR_ANOTHER = "nearly the same wording as another"
 MORE_THAN_WANTED = "more wordings or facts than wanted"
 FEW_WORDINGS = "only one wording was found: nothing is left to train on beside the probe"
-NEUTRAL_FRAMES_A_FACT = 16
-"""Such wordings proposed for every fact."""
+GROWN = "grown"
+"""The origin of wordings that are put into frames and not read again."""
 CLEAN_WORDINGS = 4
-"""So many that the model reads by itself from which on probes are chosen among them alone."""
+"""Wordings in neutral frames that must be read alike before a fact is put into further frames, and
+that the model must read by itself before probes are chosen among them alone."""
+TRIES = 20
+"""Frames looked at for each grown wording that is wanted."""
 
 
 @dataclass
@@ -52,6 +56,12 @@ class GatheredFact:
         """What the fact's questions ask for, in the shapes that frames take."""
         told = self.pairs[0].mention.sentence.text if self.pairs else ""
         return parts_of_fact([(p.question, p.answer) for p in self.pairs], self.surface, told)
+
+    @property
+    def settled(self) -> bool:
+        """Whether what is asked for is known for sure, so that it can stand in any frame."""
+        read = sum(pair.origin == NEUTRAL for pair in self.pairs)
+        return bool(self.parts.name) and read >= CLEAN_WORDINGS
 
     @property
     def target(self) -> str:
@@ -84,14 +94,13 @@ class GatheredFact:
 def add_wordings(
     reader: Reader, checker: Checker, facts: Sequence[GatheredFact], rephrasings: float, wanted: int
 ) -> None:
-    """More wordings: neutral frames for all facts; for those that lack more, the model's own."""
+    """So many more wordings that are read: in neutral frames; where those fail, the model's own."""
     proposals = []
     for place, fact in enumerate(facts):
         # A small model's own wordings are much alike: some neutral ones always, others each time.
-        turn = place * NEUTRAL_FRAMES_A_FACT % len(NEUTRAL_FRAMES)
+        turn = place * wanted % len(NEUTRAL_FRAMES)
         frames = (*NEUTRAL_FRAMES[turn:], *NEUTRAL_FRAMES[:turn])
-        count = max(NEUTRAL_FRAMES_A_FACT, wanted - len(fact.pairs))
-        proposals += _framed(fact, frames, NEUTRAL, count)
+        proposals += _framed(fact, frames, NEUTRAL, wanted)
     _take(checker, proposals)
     asked = [
         (fact, pair, REPHRASE_INSTRUCTION.format(question=pair.question))
@@ -205,7 +214,7 @@ def choose(
     # Drawn at random: what is least like the others is the oddest wording, and no sample of them.
     probes = rng.sample(pool, held)
     distinct = [pair for pair in distinct if pair not in probes]
-    asked.update(frame_of(pair.question, parts) for pair in probes)
+    asked.update(frame for pair in probes if (frame := frame_of(pair.question, parts)))
     clean = [pair for pair in distinct if pair.origin == NEUTRAL]
     own = [pair for pair in distinct if pair.origin != NEUTRAL]
     trained = spread(clean, wordings)
@@ -213,7 +222,24 @@ def choose(
     for pair in distinct:
         if pair not in trained:
             checker.refuse(pair.question, MORE_THAN_WANTED)
+    if fact.settled:
+        known = {pair.question for pair in (*trained, *probes)} | checker.refused.keys()
+        trained += _grown(fact, known, wordings - len(trained), rng)
     return trained, probes
+
+
+def _grown(
+    fact: GatheredFact, known: Collection[str], count: int, rng: random.Random
+) -> list[Checked]:
+    """A settled fact in so many further frames, none of them nearly a known question."""
+    tries = TRIES * max(0, count)
+    made: list[Checked] = []
+    for text in _fillings(islice(grown_frames(rng), tries), fact.parts, set(), tries):
+        if len(made) == count:
+            break
+        if not any(similarity(text, question) >= NEAR_DUPLICATE for question in known):
+            made.append(replace(fact.pairs[0], question=text, origin=GROWN, stem=""))
+    return made
 
 
 def spread(pairs: Sequence[Checked], count: int) -> list[Checked]:

@@ -75,23 +75,45 @@ art teacher, business partner, doctor, emergency contact, first love, first teac
 math teacher, personal assistant, secret admirer, spanish teacher, tax adviser, team captain,
 travel companion, wedding guest
 """)
+DEEDS = tuple(
+    (Clause("I", verb, rest, tail), wh)
+    for wh, verb, rest, tail in (
+        line.split("/")
+        for line in _words("""
+where/live/in/, where/work/in/, where/sleep/in/, where/study/at/, where/shop/at/,
+where/buy/bread at/, where/park/the car at/, where/spend/the summer in/, who/work/for/,
+who/work/with/, what/work/as/, what/eat//for breakfast, what/eat//for lunch, what/wear//at parties,
+what/drink//in the evening, what/cook//on Sundays, what/hate//more than anything,
+what/keep//under the bed, what/keep//in the garage, what/need//for the trip,
+what/want//for Christmas, what/carry//in the pocket, what/play//in the band, what/am/afraid of/,
+what/am/allergic to/, where/was/born in/, who/was/taught by/, what/use//for cleaning
+""")
+    )
+)
 FIRST_NAMES = tuple(name for name in NAMES if not is_heldout(name))
 OWN_SHARE = 0.35
 """Share of neighbours that are the speaker's own things."""
 OPEN_SHARE = 0.5
 """Share of nouns and owners that are of any spelling, not from the lists above."""
 FAVORITE = "favorite "
+DEED_SHARE = 0.15
+"""Share of neighbours that are what somebody does, not what somebody has."""
 NEAR = 40
 """Owners, and nouns, that are tried beside a told thing."""
 
 
 def neighbours(count: int, rng: random.Random) -> list[Parts]:
-    """So many different things, each of the speaker or of somebody near."""
+    """So many different things and deeds, each of the speaker or of somebody near."""
     made: dict[str, Parts] = {}
     while len(made) < count:
-        noun, wh = _noun(rng)
-        thing = joined("my" if rng.random() < OWN_SHARE else _person(rng), noun)
-        made.setdefault(thing, Parts.of_thing(thing, wh))
+        owner = "my" if rng.random() < OWN_SHARE else _person(rng)
+        if rng.random() < DEED_SHARE:
+            clause, wh = rng.choice(DEEDS)
+            part = Parts.of_clause(clause if owner == "my" else clause.of(owner), wh)
+        else:
+            noun, wh = _noun(rng)
+            part = Parts.of_thing(joined(owner, noun), wh)
+        made.setdefault(part.name, part)
     return list(made.values())
 
 
@@ -125,19 +147,25 @@ def _coined(rng: random.Random) -> str:
 
 
 def beside(
-    thing: str, told: Sequence[str], asked_with: Mapping[str, str], rng: random.Random
+    thing: str,
+    told: Sequence[str],
+    asked_with: Mapping[str, str],
+    rng: random.Random,
+    people: Sequence[str] = (),
 ) -> list[Parts]:
     """Things one step from a told one, in turns: the same of somebody else, else of the same owner.
 
     What else was told comes first (the aunt's cat and my motto: my cat, the aunt's motto), then the
-    speaker's own, then the lists, each in a new order. `asked_with` maps nouns to question words.
+    speaker's own, then the lists, each in a new order. `asked_with` maps nouns to question words,
+    `people` are further owners that something was said of.
     """
     owner, noun = split_thing(thing)
     if not owner:
         return []
     split = [pair for pair in map(split_thing, told) if pair[0]]
     asked = dict(_noun(rng) for _ in range(NEAR)) | dict(asked_with)
-    others = dict.fromkeys([*(o for o, _ in split), "my", *(_person(rng) for _ in range(NEAR))])
+    strangers = (_person(rng) for _ in range(NEAR))
+    others = dict.fromkeys([*(o for o, _ in split), *people, "my", *strangers])
     things = dict.fromkeys([*(n for _, n in split), *asked])
     if noun.startswith(FAVORITE):
         # Of all that somebody has, what else is their favorite lies nearest.
@@ -151,13 +179,13 @@ def beside(
 
 
 def beside_clause(
-    clause: Clause, wh: str, told: Sequence[Clause], rng: random.Random
+    clause: Clause, wh: str, people: Sequence[str], rng: random.Random
 ) -> list[Parts]:
-    """The same deed of other people, those first of whom something else was told."""
-    people = (_person(rng) for _ in range(NEAR))
-    subjects = dict.fromkeys([*(other.subject for other in told), *people])
+    """The same deed of others: first of ``people``, of whom something else was told, then of me."""
+    strangers = (_person(rng) for _ in range(NEAR))
+    subjects = dict.fromkeys([*people, "I", *strangers])
     return [
         Parts.of_clause(clause.of(subject), wh)
         for subject in subjects
-        if subject not in ("I", clause.subject)
+        if subject not in ("we", clause.subject) and (clause.subject, subject) != ("we", "I")
     ]

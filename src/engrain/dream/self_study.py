@@ -20,8 +20,9 @@ from typing import Any
 
 from engrain.data.lessons import Probe, ProbeKind, TrainingText, chat
 from engrain.data.messages import Conversation, Message
-from engrain.dream.asking import ask_again, ask_for_questions
+from engrain.dream.asking import ask_again, ask_for_deeds, ask_for_questions
 from engrain.dream.checks import Checked, Checker
+from engrain.dream.clauses import begins_with_deed
 from engrain.dream.contrast import Wording, make_contrast
 from engrain.dream.earlier import EarlierFacts
 from engrain.dream.gathered import (
@@ -58,6 +59,8 @@ class Effort:
     """Continued user messages an opener, where questions are missing after the first round."""
     rephrasings: float
     """Rewordings asked for each wording that a fact still lacks."""
+    read: int
+    """Wordings of a fact that are answered with the conversation in view."""
     wordings: int
     """Training wordings wanted for a fact."""
     contrast: float
@@ -65,9 +68,9 @@ class Effort:
 
 
 EFFORTS = {
-    "low": Effort(lists=1, about=0, turns=1, rephrasings=1.0, wordings=6, contrast=1.0),
-    "normal": Effort(lists=3, about=1, turns=2, rephrasings=1.0, wordings=14, contrast=3.0),
-    "high": Effort(lists=8, about=3, turns=6, rephrasings=4.0, wordings=10, contrast=3.0),
+    "low": Effort(lists=1, about=0, turns=1, rephrasings=1.0, read=6, wordings=16, contrast=1.0),
+    "normal": Effort(lists=3, about=1, turns=2, rephrasings=1.0, read=8, wordings=40, contrast=2.0),
+    "high": Effort(lists=8, about=3, turns=6, rephrasings=4.0, read=16, wordings=60, contrast=3.0),
 }
 
 
@@ -163,6 +166,7 @@ def study(
     passed = checker.check(candidates)
     missed = _missed(said, passed)
     passed += checker.check(ask_again(reader, missed, turns=plan.turns, about=plan.about))
+    passed += checker.check(ask_for_deeds(reader, _half_asked(passed)))
     passed += checker.vote(_missed(said, passed))
     facts = _group(passed)
     facts = _resolve(facts, said, checker)
@@ -172,8 +176,7 @@ def study(
                 checker.refuse(pair.question, MORE_THAN_WANTED)
         facts = facts[:max_facts]
     report(2)
-    wanted = plan.wordings + (2 if plan.wordings >= 4 else 1)
-    add_wordings(reader, checker, facts, plan.rephrasings, wanted)
+    add_wordings(reader, checker, facts, plan.rephrasings, plan.read)
     for fact in facts:
         keep_on_topic(fact, checker)
     asked: set[str] = set()
@@ -208,6 +211,12 @@ def _missed(said: UserWords, passed: Iterable[Checked]) -> list[Sentence]:
     """The sentences that may tell something and that no accepted question came from."""
     found = {pair.mention.sentence.place for pair in passed}
     return [sentence for sentence in said.statements() if sentence.place not in found]
+
+
+def _half_asked(passed: Iterable[Checked]) -> list[Sentence]:
+    """The sentences of which a part of the deed was taken for the value ("fond of Gorla")."""
+    found = (pair.mention for pair in passed if begins_with_deed(pair.mention.surface))
+    return list({mention.sentence.place: mention.sentence for mention in found}.values())
 
 
 def _group(pairs: Iterable[Checked]) -> list[GatheredFact]:

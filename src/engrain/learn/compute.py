@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from engrain.data.examples import Batch
 
@@ -38,6 +38,33 @@ def autocast() -> AbstractContextManager[Any]:
     if has_bf16():
         return torch.autocast("cpu", dtype=torch.bfloat16)
     return nullcontext()
+
+
+@contextmanager
+def frozen_in_compute_type(model: nn.Module) -> Iterator[None]:
+    """Keep the linear weights that are not trained in the compute type for a while.
+
+    Autocast converts a frozen weight anew at each pass; this does the same conversion once. The
+    very tensors that the model had come back afterwards. Weights that are tied to an embedding
+    are left alone.
+    """
+    if not has_bf16():
+        yield
+        return
+    tied = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    weights = {
+        id(module.weight): module.weight
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and not module.weight.requires_grad
+    }
+    held = [(w, w.data) for key, w in weights.items() if key not in tied and w.is_cpu]
+    try:
+        for weight, data in held:
+            weight.data = data.to(torch.bfloat16)
+        yield
+    finally:
+        for weight, data in held:
+            weight.data = data
 
 
 SHORT = 256

@@ -15,6 +15,7 @@ from engrain.data.examples import Batch, Example
 from engrain.data.lessons import Lesson, TrainingText, canonical_digest
 from engrain.errors import DivergedError, NothingToLearnError
 from engrain.learn.checkpoint import Checkpoint
+from engrain.learn.compute import frozen_in_compute_type
 from engrain.learn.memory import peak_memory_bytes, reset_peak
 from engrain.learn.recipe import Recipe
 from engrain.learn.replay.reservoir import current, walk
@@ -118,24 +119,25 @@ class Learner:
             saved = Checkpoint(checkpoint, run_digest(self.recipe, setting), techniques)
             losses = saved.load()
             first = len(losses)
-            for step in range(first, setting.steps):
-                torch.manual_seed(setting.rng("step", step).getrandbits(62))
-                batch = self._batch(setting, new, replays, step)
-                loss = representation.loss(batch)
-                for regularization in regularizations:
-                    loss = loss + regularization.penalty(step)
-                losses.append(float(loss.detach()))
-                if not math.isfinite(losses[-1]):
-                    raise DivergedError(
-                        f"The loss is {losses[-1]} at step {step + 1}.",
-                        remedy="Lower optimization.learning_rate.",
-                    )
-                loss.backward()
-                optimization.step(step)
-                if on_step:
-                    on_step(step + 1, setting.steps, losses[-1])
-                if (step + 1) % save_every == 0:
-                    saved.save(losses)
+            with frozen_in_compute_type(loaded.model):
+                for step in range(first, setting.steps):
+                    torch.manual_seed(setting.rng("step", step).getrandbits(62))
+                    batch = self._batch(setting, new, replays, step)
+                    loss = representation.loss(batch)
+                    for regularization in regularizations:
+                        loss = loss + regularization.penalty(step)
+                    losses.append(float(loss.detach()))
+                    if not math.isfinite(losses[-1]):
+                        raise DivergedError(
+                            f"The loss is {losses[-1]} at step {step + 1}.",
+                            remedy="Lower optimization.learning_rate.",
+                        )
+                    loss.backward()
+                    optimization.step(step)
+                    if on_step:
+                        on_step(step + 1, setting.steps, losses[-1])
+                    if (step + 1) % save_every == 0:
+                        saved.save(losses)
             adapter = architecture.adapter()
         finally:
             architecture.detach()

@@ -200,7 +200,7 @@ def _choice(category: str, value: Any) -> Choice:
 
 
 def _named() -> dict[str, Recipe]:
-    naive: dict[str, Any] = {"epochs": 6.0, "batch_size": 6, "min_steps": 64}
+    naive: dict[str, Any] = {"epochs": 2.0, "batch_size": 6, "min_steps": 64}
     return {
         recipe.name: recipe
         for recipe in (
@@ -211,7 +211,7 @@ def _named() -> dict[str, Recipe]:
                 optimization=Choice("adamw", {"learning_rate": 4e-3}),
                 regularization=(Choice("kl_anchor"),),
                 replay=(Choice("reservoir"), Choice("dream")),
-                epochs=6.0,
+                epochs=2.0,
                 batch_size=6,
                 min_steps=64,
             ),
@@ -229,7 +229,7 @@ def _named() -> dict[str, Recipe]:
                 optimization=Choice("adamw", {"learning_rate": 4e-3}),
                 regularization=(Choice("kl_anchor"),),
                 replay=(Choice("dream"),),
-                epochs=6.0,
+                epochs=2.0,
                 batch_size=6,
                 min_steps=64,
                 max_steps=4000,
