@@ -132,7 +132,9 @@ def run(recipe: Recipe, arguments: argparse.Namespace, seed: int) -> Mapping[str
             abstains_before = sum(r.passed for r in first[len(asked) :]) / len(never)
             print(f"before day 1: recall {known:.2f}, abstains {abstains_before:.2f}", flush=True)
         beside = anchors_beside([*lessons, lesson])
-        result = Learner(recipe).run(loaded, lesson, earlier=lessons, anchors=beside, seed=seed)
+        result = Learner(recipe).run(
+            loaded, lesson, earlier=lessons, adapters=adapters, anchors=beside, seed=seed
+        )
         seconds.append(result.seconds)
         adapters.append(result.adapter)
         lessons.append(lesson)

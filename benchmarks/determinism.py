@@ -42,10 +42,14 @@ def exams(args: argparse.Namespace, times: int) -> dict[str, Any]:
     engine = Engine(loaded)
     if args.steps:
         recipe = named("default").with_settings({"min_steps": args.steps, "max_steps": args.steps})
-        result = Learner(recipe).run(
-            loaded, sample_lesson(), earlier=[sample_lesson("old", "Corvath")], anchors=anchors()
-        )
-        weights = fold(loaded.base_weights(), [result.adapter])
+        lessons, adapters = [sample_lesson("old", "Corvath"), sample_lesson()], []
+        for number, lesson in enumerate(lessons):
+            result = Learner(recipe).run(
+                loaded, lesson, earlier=lessons[:number], adapters=adapters, anchors=anchors()
+            )
+            adapters = [*adapters, result.adapter]
+            loaded.set_weights(fold(loaded.base_weights(), adapters))
+        weights = fold(loaded.base_weights(), adapters)
         state = tensor_digest(weights)
         loaded.set_weights(weights)
         engine.set_state(state)

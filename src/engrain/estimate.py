@@ -90,7 +90,7 @@ def calibrate(served: Served, recipe: Recipe, panel_items: int) -> Speed:
     texts += [text("contrast", i) for i in range(recipe.batch_size)]
     lesson = Lesson("calibration", "", tuple(texts))
     times: list[float] = []
-    Learner(replace(recipe, min_steps=4, max_steps=4)).run(
+    Learner(replace(recipe, min_steps=4, max_steps=4, absence=0.0)).run(
         served.loaded,
         lesson,
         earlier=[replace(lesson, id="earlier")],

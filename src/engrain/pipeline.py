@@ -211,6 +211,7 @@ class Pipeline:
                     self.served.loaded,
                     lesson,
                     earlier=earlier,
+                    adapters=self.served.adapters(self.ledger.current().adapters),
                     anchors=anchors_beside([*earlier, lesson]),
                     seed=seed,
                     on_step=lambda done, total, loss: self.on_progress("trained", done, total),

@@ -31,9 +31,13 @@ class Served:
         self._ledger = ledger
         self._digest = ""
 
+    def adapters(self, digests: Sequence[str]) -> list[Adapter]:
+        """The stored adapters of these digests, in order."""
+        return [Adapter.from_bytes(self._ledger.blobs.get(digest)) for digest in digests]
+
     def fold(self, adapters: Sequence[str]) -> tuple[dict[str, Tensor], str]:
         """The weights that adapters (digests, in order) give over the base, and their digest."""
-        stored = [Adapter.from_bytes(self._ledger.blobs.get(digest)) for digest in adapters]
+        stored = self.adapters(adapters)
         weights = fold(self.loaded.base_weights(), stored)
         return weights, tensor_digest(weights)
 

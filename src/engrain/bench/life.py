@@ -193,6 +193,7 @@ class _Life:
                 self.loaded,
                 lesson,
                 earlier=self.lessons,
+                adapters=self.adapters,
                 anchors=anchors_beside([*self.lessons, lesson]),
                 seed=self.seed,
             )

@@ -54,8 +54,9 @@ class Wording:
 class Proposal:
     """A question that may become contrast.
 
-    ``untold`` where its words alone show that it was not told: a small reader mixes up just those
-    that are nearest to what was told, and would drop them.
+    ``untold`` where its words alone show that it was not told: it asks for just what was told, but
+    of somebody else, or for nothing that the user has a word of. A small reader mixes up those that
+    are nearest to what was told, and would drop them.
     """
 
     wording: Wording
@@ -97,7 +98,7 @@ def make_contrast(
         """Whether a question is about what was told."""
         return asked(question) in near or said.tells(question)
 
-    proposals = _propose(wordings, told, ratio, rng)
+    proposals = _propose(wordings, told, said.unheard, ratio, rng)
     keys = list(dict.fromkeys(wording.key for wording in wordings))
     fresh: list[Proposal] = []
     for one in proposals:
@@ -138,7 +139,11 @@ def _in_turns(proposals: Sequence[Proposal]) -> list[Proposal]:
 
 
 def _propose(
-    wordings: Sequence[Wording], told: Callable[[str], bool], ratio: float, rng: random.Random
+    wordings: Sequence[Wording],
+    told: Callable[[str], bool],
+    unheard: Callable[[str], bool],
+    ratio: float,
+    rng: random.Random,
 ) -> list[Proposal]:
     """Neighbouring questions in the frames of the wordings, the nearest first.
 
@@ -160,7 +165,8 @@ def _propose(
         # One near, one far: near ones teach whose fact it is, far ones that most is unknown.
         for part in (p for pair in zip_longest(close, far) for p in pair if p):
             if text := fill(frame, part):
-                proposals.append(Proposal(wording, text, _of_another(part, wording.parts)))
+                untold = _of_another(part, wording.parts) or unheard(_asking(part))
+                proposals.append(Proposal(wording, text, untold))
     return proposals
 
 

@@ -168,6 +168,11 @@ class UserWords:
         """Whether a sentence of the user is about all that a question asks for."""
         return self.told_in(question) is not None
 
+    def unheard(self, question: str) -> bool:
+        """Whether the user said no word of what a question asks for, beside whose it is."""
+        asked = topic(question) - {stem(name) for name in owners(question)}
+        return bool(asked) and not asked & self._frequency.keys()
+
     def told_in(self, question: str) -> Sentence | None:
         """The last sentence of the user that is about all that a question asks for."""
         asked = topic(question)

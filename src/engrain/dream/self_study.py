@@ -69,8 +69,8 @@ class Effort:
 
 EFFORTS = {
     "low": Effort(lists=1, about=0, turns=1, rephrasings=1.0, read=6, wordings=16, contrast=1.0),
-    "normal": Effort(lists=3, about=1, turns=2, rephrasings=1.0, read=8, wordings=40, contrast=2.0),
-    "high": Effort(lists=8, about=3, turns=6, rephrasings=4.0, read=16, wordings=60, contrast=3.0),
+    "normal": Effort(lists=3, about=1, turns=2, rephrasings=1.0, read=8, wordings=40, contrast=1.0),
+    "high": Effort(lists=8, about=3, turns=6, rephrasings=4.0, read=16, wordings=60, contrast=2.0),
 }
 
 
@@ -167,7 +167,7 @@ def study(
     missed = _missed(said, passed)
     passed += checker.check(ask_again(reader, missed, turns=plan.turns, about=plan.about))
     passed += checker.check(ask_for_deeds(reader, _half_asked(passed)))
-    passed += checker.vote(_missed(said, passed))
+    passed += checker.vote([*_missed(said, passed), *_half_asked(passed)])
     facts = _group(passed)
     facts = _resolve(facts, said, checker)
     if len(facts) > max_facts:
@@ -215,8 +215,14 @@ def _missed(said: UserWords, passed: Iterable[Checked]) -> list[Sentence]:
 
 def _half_asked(passed: Iterable[Checked]) -> list[Sentence]:
     """The sentences of which a part of the deed was taken for the value ("fond of Gorla")."""
-    found = (pair.mention for pair in passed if begins_with_deed(pair.mention.surface))
-    return list({mention.sentence.place: mention.sentence for mention in found}.values())
+    half: dict[int, Sentence] = {}
+    whole: set[int] = set()
+    for mention in (pair.mention for pair in passed):
+        if begins_with_deed(mention.surface):
+            half.setdefault(mention.sentence.place, mention.sentence)
+        else:
+            whole.add(mention.sentence.place)
+    return [sentence for place, sentence in half.items() if place not in whole]
 
 
 def _group(pairs: Iterable[Checked]) -> list[GatheredFact]:

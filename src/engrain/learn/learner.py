@@ -14,6 +14,7 @@ import torch
 from engrain.data.examples import Batch, Example
 from engrain.data.lessons import Lesson, TrainingText, canonical_digest
 from engrain.errors import DivergedError, NothingToLearnError
+from engrain.learn.absence import Absence
 from engrain.learn.checkpoint import Checkpoint
 from engrain.learn.compute import frozen_in_compute_type
 from engrain.learn.memory import peak_memory_bytes, reset_peak
@@ -66,6 +67,7 @@ class Learner:
         lesson: Lesson,
         *,
         earlier: Sequence[Lesson] = (),
+        adapters: Sequence[Adapter] = (),
         anchors: Sequence[TrainingText] = (),
         seed: int = 0,
         on_step: OnStep | None = None,
@@ -73,6 +75,9 @@ class Learner:
         save_every: int = 20,
     ) -> LearnResult:
         """Learn one lesson on the model as it is.
+
+        ``earlier`` are the lessons in its weights, ``adapters`` what was learned from each; a
+        recipe with ``absence`` needs both.
 
         ``checkpoint`` is a file from which an interrupted run continues, to the bit, and to which
         this run saves every ``save_every`` steps.
@@ -85,7 +90,7 @@ class Learner:
         started = time.perf_counter()
         reset_peak()
         if self.recipe.restart:
-            lesson, earlier = joined(lesson, earlier), ()
+            lesson, earlier, adapters = joined(lesson, earlier), (), ()
         if not lesson.facts():
             raise NothingToLearnError(
                 "The lesson holds nothing to learn.",
@@ -113,6 +118,7 @@ class Learner:
         for technique in looking:
             technique.prepare(setting)
         new = [setting.encode(text) for text in lesson.facts()]
+        absence = Absence(setting, adapters, self.recipe.absence)
         architecture.attach(setting)
         try:
             optimization.prepare(architecture.parameters(), setting)
@@ -122,17 +128,13 @@ class Learner:
             with frozen_in_compute_type(loaded.model):
                 for step in range(first, setting.steps):
                     torch.manual_seed(setting.rng("step", step).getrandbits(62))
-                    batch = self._batch(setting, new, replays, step)
-                    loss = representation.loss(batch)
-                    for regularization in regularizations:
-                        loss = loss + regularization.penalty(step)
-                    losses.append(float(loss.detach()))
-                    if not math.isfinite(losses[-1]):
-                        raise DivergedError(
-                            f"The loss is {losses[-1]} at step {step + 1}.",
-                            remedy="Lower optimization.learning_rate.",
-                        )
-                    loss.backward()
+                    with absence.of(step) as missing:
+                        batch = self._batch(setting, new, replays, step, missing)
+                        loss = representation.loss(batch)
+                        for regularization in regularizations:
+                            loss = loss + regularization.penalty(step)
+                        losses.append(_finite(float(loss.detach()), step))
+                        loss.backward()
                     optimization.step(step)
                     if on_step:
                         on_step(step + 1, setting.steps, losses[-1])
@@ -151,12 +153,26 @@ class Learner:
         )
 
     def _batch(
-        self, setting: Setting, new: Sequence[Example], replays: Sequence[Replay], step: int
+        self,
+        setting: Setting,
+        new: Sequence[Example],
+        replays: Sequence[Replay],
+        step: int,
+        missing: str,
     ) -> Batch:
         examples = walk(new, min(setting.batch_size, len(new)), step, setting, "lesson")
         for replay_ in replays:
-            examples += replay_.draw(step)
+            examples += [e for e in replay_.draw(step) if not missing or e.lesson != missing]
         return Batch.of(examples, setting.loaded.pad_id)
+
+
+def _finite(loss: float, step: int) -> float:
+    if not math.isfinite(loss):
+        raise DivergedError(
+            f"The loss is {loss} at step {step + 1}.",
+            remedy="Lower optimization.learning_rate.",
+        )
+    return loss
 
 
 def joined(lesson: Lesson, earlier: Sequence[Lesson]) -> Lesson:

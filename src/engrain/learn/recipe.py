@@ -37,6 +37,8 @@ class Recipe:
     ``epochs`` counts passes over the lesson's own texts; ``batch_size`` counts those per step,
     replay comes on top. ``restart`` learns from the base weights instead of the served ones, with
     every earlier lesson as new text: the joint training that bounds continual learning from above.
+    ``absence`` is the share of steps in which one earlier lesson is missing from the weights, so
+    that it may be undone (:mod:`engrain.learn.absence`).
 
     Example:
         >>> named("default").with_settings({"optimization.learning_rate": 1e-3}).name
@@ -55,6 +57,7 @@ class Recipe:
     min_steps: int = 1
     max_steps: int = 400
     restart: bool = False
+    absence: float = 0.0
 
     def steps(self, lesson: Lesson) -> int:
         """Optimizer steps that a lesson takes."""
@@ -74,6 +77,7 @@ class Recipe:
             "min_steps": self.min_steps,
             "max_steps": self.max_steps,
             "restart": self.restart,
+            "absence": self.absence,
         }
         for category in SINGLE:
             choice = getattr(self, category)
@@ -138,6 +142,8 @@ class Recipe:
             for name in ("epochs", "batch_size", "min_steps", "max_steps"):
                 if getattr(self, name) <= 0:
                     raise ValueError(f"{name} is {getattr(self, name)}, not above 0")
+            if not 0 <= self.absence <= 1:
+                raise ValueError(f"absence is {self.absence}, outside [0, 1]")
         except ValueError as error:
             raise ConfigError(
                 f"The recipe {self.name!r} refuses its settings: {error}.",
@@ -208,12 +214,14 @@ def _named() -> dict[str, Recipe]:
                 "default",
                 "One removable LoRA a lesson; earlier lessons and matched contrast replayed; "
                 "general predictions held by a KL anchor.",
+                architecture=Choice("lora", {"layers": 0.67}),
                 optimization=Choice("adamw", {"learning_rate": 4e-3}),
                 regularization=(Choice("kl_anchor"),),
                 replay=(Choice("reservoir"), Choice("dream")),
                 epochs=2.0,
                 batch_size=6,
                 min_steps=64,
+                absence=0.5,
             ),
             Recipe("naive-lora", "LoRA on the new facts alone.", **naive),
             Recipe(

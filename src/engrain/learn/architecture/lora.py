@@ -8,8 +8,9 @@ so that the function is unchanged until the first step. One adapter a lesson; th
 the base plus the sum of the active adapters, so that a lesson leaves by dropping its term.
 
 Memory: rank * (in + out) numbers a matrix, in fp32. Time: the base's forward and input gradients,
-no weight gradients for the base. Use it when lessons must be removable, which is nearly always;
-not when one lesson is so large that its change is not low-rank.
+no weight gradients for the base; below the lowest changed layer no gradients at all. Use it when
+lessons must be removable, which is nearly always; not when one lesson is so large that its change
+is not low-rank.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ class LoraConfig:
     alpha: float = option(32.0, "the change is scaled by alpha / rank", low=0.0)
     dropout: float = option(0.0, "dropout on the adapter's input while training", low=0, high=0.9)
     targets: str = option("all", "which linear maps", choices=("all", "mlp", "attention"))
+    layers: float = option(
+        1.0, "share of the layers that are changed, from the highest down", low=0.01, high=1.0
+    )
 
 
 @register("lora")
@@ -78,6 +82,7 @@ class Lora(Architecture):
         kinds = {"mlp": (".mlp.", ".feed_forward."), "attention": ("attn.", "attention.")}
         if self.config.targets != "all":
             paths = [p for p in paths if any(k in p for k in kinds[self.config.targets])]
+        paths = _highest(paths, self.config.layers)
         if not paths:
             raise UnsupportedModelError(
                 f"{setting.loaded.source} has no linear maps that LoRA can extend "
@@ -127,6 +132,14 @@ class Lora(Architecture):
         modules = dict(setting.loaded.model.named_modules())
         shapes = [modules[path].weight.shape for path in self._targets(setting)]
         return sum(4 * self.config.rank * (rows + columns) for rows, columns in shapes)
+
+
+def _highest(paths: list[str], share: float) -> list[str]:
+    """The paths in the highest share of the layers; those outside of layers stay."""
+    numbers = [next((int(p) for p in path.split(".") if p.isdigit()), None) for path in paths]
+    layers = sorted({number for number in numbers if number is not None})
+    lowest = layers[-max(1, round(share * len(layers)))] if layers else 0
+    return [p for p, n in zip(paths, numbers, strict=True) if n is None or n >= lowest]
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,24 @@
+"""LoRA: which layers it changes."""
+
+import pytest
+
+from engrain.learn.architecture.lora import Lora, LoraConfig
+from engrain.learn.technique import Setting
+from engrain.learn.testing import sample_lesson
+from engrain.model.testing import tiny_model
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5, 0.01])
+def test_the_highest_layers_are_changed(share: float) -> None:
+    loaded = tiny_model("llama")
+    count = loaded.model.config.num_hidden_layers
+    assert count >= 2
+    lora = Lora(LoraConfig(layers=share))
+    setting = Setting(loaded, sample_lesson())
+    lora.attach(setting)
+    changed = {int(name.split(".layers.")[1].split(".")[0]) for name in lora.parameters()}
+    stored = lora.adapter().nbytes
+    lora.detach()
+    wanted = max(1, round(share * count))
+    assert changed == set(range(count - wanted, count))
+    assert stored == lora.storage_bytes(setting)
