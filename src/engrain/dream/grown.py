@@ -30,7 +30,7 @@ ASKS = _lines("""
 do you remember {e}? | do you know {e}? | do you still know {e}? | can you tell me {e}?
 could you repeat {e}? | will you say {e}? | would you remind me {e}? | can you say {e} once more?
 tell me {e}. | please tell me {e}. | say {e}. | remind me {e}. | let me know {e}. | write {e}.
-I wonder {e}. | I do not remember {e}. | I am not sure {e}. | I need to know {e}.
+I wonder {e}. | I do not remember {e}. | I am not sure {e}. | I have to know {e}.
 I want to know {e}. | I would like to hear {e}. | I hope you know {e}. | I should know {e}.
 I am asking you {e}. | my boss wants to know {e}. | a friend is asking {e}. | they ask me {e}.
 we all want to know {e}. | my family asks {e}. | is it written down {e}? | is it known {e}?
@@ -40,7 +40,7 @@ tell me {n}. | please remind me of {n}. | say {n}. | please look up {n}. | give 
 let me hear {n}. | show me {n}. | write {n}. | I need {n}. | I am looking for {n}.
 I am thinking of {n}. | I would like to have {n}. | do you have {n} on file? | bring back {n}.
 is {n} known to you? | we talked about {n}. | I need {n} for a letter. | they want {n}.
-what was {n}? | {n} is what? | {n}? | {n}, do you know it? | {n}, if you can.
+what was {n}? | {n} is what? | {n}, do you know it? | {n}, if you can.
 about {n}: do you know it? | {n}: can you say it? | find {n}. | spell {n}. | answer with {n}.
 you were told {n}. | you heard about {n}. Tell me. | {n}: my memory is bad. | think of {n}.
 """)
