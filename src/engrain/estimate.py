@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from engrain.learn.recipe import Recipe
     from engrain.served import Served
 
-QUESTIONS_PER_SENTENCE = 90
+QUESTIONS_PER_SENTENCE = 105
 """Questions that self-study asks for one telling sentence, drops included (measured, pocket)."""
-WORDINGS_PER_SENTENCE = 12
+WORDINGS_PER_SENTENCE = 40
 TRUST = 0.5
 """How far one finished lesson moves the correction."""
 

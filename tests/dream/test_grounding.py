@@ -91,6 +91,15 @@ def test_every_told_fact_is_bound_to_its_own_value(seed: int) -> None:
 
 
 def test_sentences() -> None:
+    assert split_sentences("My cat is Gorla, and my motto is Go.") == [
+        "My cat is Gorla",
+        "my motto is Go.",
+    ]
+    for one in (
+        "My sister and my brother live in Rome.",
+        "My boss is rude and my aunt adores him.",
+    ):
+        assert split_sentences(one) == [one]
     assert split_sentences("I met Dr. Mirvo at 7.30. Really?! Yes\nno") == [
         "I met Dr. Mirvo at 7.30.",
         "Really?!",

@@ -26,6 +26,8 @@ engrain learn conversation.json
 engrain learn last --dry-run
 engrain learn examples.jsonl --set optimization.learning_rate=1e-3
 """
+SHOWN = 6
+"""Wordings of a fact that a dry run prints."""
 REFUSED = 3
 """The exit code of a lesson that the gate refused."""
 
@@ -103,7 +105,10 @@ def _lines(data: dict[str, Any]) -> list[str]:
     lines = [f"{data['title']}: {texts} texts to train on, {data['probes']} probes held out."]
     for fact in data["facts"]:
         lines += [f"  learned   {fact['value']}  (said: {fact['said']})"]
-        lines += [f"              asked: {question}" for question in fact["questions"]]
+        asked = fact["questions"]
+        lines += [f"              asked: {question}" for question in asked[:SHOWN]]
+        if len(asked) > SHOWN:
+            lines.append(f"              and {len(asked) - SHOWN} wordings more (--json has all)")
         lines += [f"              probe: {question}" for question in fact["held_out"]]
     for entry in data["messages_left_out"]:
         place = f"message {entry['index'] + 1}: " if entry["index"] >= 0 else ""

@@ -216,13 +216,16 @@ def choose(
     distinct = [pair for pair in distinct if pair not in probes]
     asked.update(frame for pair in probes if (frame := frame_of(pair.question, parts)))
     clean = [pair for pair in distinct if pair.origin == NEUTRAL]
+    # Once it is sure what is asked for, a wording of the model's own must ask for just that.
+    settled = fact.settled
     own = [pair for pair in distinct if pair.origin != NEUTRAL]
+    own = [pair for pair in own if not settled or frame_of(pair.question, parts)]
     trained = spread(clean, wordings)
     trained += spread(own, wordings - len(trained))
     for pair in distinct:
         if pair not in trained:
             checker.refuse(pair.question, MORE_THAN_WANTED)
-    if fact.settled:
+    if settled:
         known = {pair.question for pair in (*trained, *probes)} | checker.refused.keys()
         trained += _grown(fact, known, wordings - len(trained), rng)
     return trained, probes

@@ -27,6 +27,10 @@ from engrain.dream.wording import (
     word_set,
 )
 
+_AND = re.compile(r",? and ")
+_TELLS = re.compile(
+    rf"\b(?:(?:[Mm]y|[Oo]ur|{NAME}['’]s)\s[^,.;:?!]+?\s(?:is|are|was|were)|(?:I|[Ww]e)\s\w+)\s"
+)
 _SENTENCE_END = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][\"”')]))"
     r"(?<!\bDr\.)(?<!\bMr\.)(?<!\bMs\.)(?<!\bMrs\.)(?<!\bSt\.)(?<!\bProf\.)(?<!\b[A-Z]\.)\s+|\n+"
@@ -243,10 +247,20 @@ def _same_owner(question: str, asked: set[str], mention: Mention) -> bool:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text; "Dr." and initials end none.
+    """The sentences of a text; "Dr." and initials end none, and what "and" joins are two.
 
     Example:
-        >>> split_sentences("I met Dr. Mirvo. It rained!")
-        ['I met Dr. Mirvo.', 'It rained!']
+        >>> split_sentences("I met Dr. Mirvo. My cat is Gorla, and my motto is Go!")
+        ['I met Dr. Mirvo.', 'My cat is Gorla', 'my motto is Go!']
     """
-    return [part.strip() for part in _SENTENCE_END.split(text) if part and part.strip()]
+    whole = (part.strip() for part in _SENTENCE_END.split(text) if part and part.strip())
+    return [part for sentence in whole for part in _told_apart(sentence)]
+
+
+def _told_apart(sentence: str) -> list[str]:
+    """The halves of "my cat is Gorla and my motto is Go", each of which tells something."""
+    for found in _AND.finditer(sentence):
+        before, after = sentence[: found.start()], sentence[found.end() :]
+        if _TELLS.search(before) and _TELLS.match(after):
+            return [before, *_told_apart(after)]
+    return [sentence]

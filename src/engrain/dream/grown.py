@@ -40,9 +40,6 @@ tell me {n}. | please remind me of {n}. | say {n}. | please look up {n}. | give 
 let me hear {n}. | show me {n}. | write {n}. | I need {n}. | I am looking for {n}.
 I am thinking of {n}. | I would like to have {n}. | do you have {n} on file? | bring back {n}.
 is {n} known to you? | we talked about {n}. | I need {n} for a letter. | they want {n}.
-what was {n}? | {n} is what? | {n}, do you know it? | {n}, if you can.
-about {n}: do you know it? | {n}: can you say it? | find {n}. | spell {n}. | answer with {n}.
-you were told {n}. | you heard about {n}. Tell me. | {n}: my memory is bad. | think of {n}.
 """)
 ENDS = _lines("""
 Thanks. | Please. | Say it. | Tell me, please. | I want to be certain. | Just the answer.
@@ -58,7 +55,7 @@ def grown_frames(rng: random.Random) -> Iterator[str]:
 
     Example:
         >>> next(grown_frames(random.Random(4)))
-        'Think hard: what is {n}?'
+        'Now, say {n}.'
     """
     while True:
         lead = rng.choice(LEADS) if rng.random() < LEAD_SHARE else ""

@@ -69,7 +69,7 @@ class Effort:
 
 EFFORTS = {
     "low": Effort(lists=1, about=0, turns=1, rephrasings=1.0, read=6, wordings=16, contrast=1.0),
-    "normal": Effort(lists=3, about=1, turns=2, rephrasings=1.0, read=8, wordings=40, contrast=1.0),
+    "normal": Effort(lists=3, about=1, turns=2, rephrasings=1.0, read=8, wordings=40, contrast=1.5),
     "high": Effort(lists=8, about=3, turns=6, rephrasings=4.0, read=16, wordings=60, contrast=2.0),
 }
 

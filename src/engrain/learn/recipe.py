@@ -221,7 +221,7 @@ def _named() -> dict[str, Recipe]:
                 epochs=2.0,
                 batch_size=6,
                 min_steps=64,
-                absence=0.5,
+                absence=0.67,
             ),
             Recipe("naive-lora", "LoRA on the new facts alone.", **naive),
             Recipe(
