@@ -40,7 +40,7 @@ class KlAnchorConfig:
     """Hyper-parameters of the KL anchor."""
 
     strength: float = option(3.0, "weight of the divergence in the loss", low=0.0)
-    texts: int = option(144, "anchor texts looked at for one lesson", low=1)
+    texts: int = option(96, "anchor texts looked at for one lesson", low=1)
     reading_share: float = option(
         0.25, "share of anchors that read the lesson's conversations", low=0, high=1
     )
