@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import engrain
+from engrain.ledger.blobs import BlobStore
 from tests.cli.conftest import OPEN_GATE, QUICK, Run
 
 
@@ -242,6 +243,19 @@ def test_config_show_names_origins(
 def test_config_schema_is_one(run: Run) -> None:
     assert run("config", "schema").out == run("config", "schema", "--json").out
     assert "learn" in run("config", "schema").json["properties"]
+
+
+def test_doctor_deletes_what_nothing_refers_to(run: Run, taught: str, home: Path) -> None:
+    def left_over() -> dict[str, str]:
+        findings = run("doctor", "--json").json["findings"]
+        return next(f for f in findings if f["name"] == "left over")
+
+    assert left_over()["status"] == "ok"
+    orphan = BlobStore(home / "blobs").put(b"of a run that was killed")
+    assert left_over()["status"] == "warn" and "--clean" in left_over()["remedy"]
+    assert "1 file deleted" in run("doctor", "--clean").out
+    assert left_over()["status"] == "ok" and not BlobStore(home / "blobs").has(orphan)
+    assert run("lessons", "verify").code == 0
 
 
 def test_doctor(run: Run, taught: str, home: Path) -> None:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
 
 from engrain.cli.session import Answer, Session, count, verb
 from engrain.errors import EngrainError
@@ -33,14 +35,19 @@ class Finding:
     remedy: str = ""
 
 
-@verb("doctor", examples="engrain doctor\nengrain doctor --home ~/work --json")
-def doctor(session: Session) -> Answer:
+Clean = Annotated[bool, typer.Option("--clean", help="Delete files that no lesson refers to.")]
+
+
+@verb(
+    "doctor", examples="engrain doctor\nengrain doctor --clean\nengrain doctor --home ~/work --json"
+)
+def doctor(session: Session, clean: Clean = False) -> Answer:
     """Check machine, versions, home and model; each with a remedy.
 
     The model is loaded, the ledger's chain of events is derived again, and files that lessons need
     are looked for; `engrain lessons verify` does more. The exit code is 1 if something fails.
     """
-    found = list(examine(session))
+    found = list(examine(session, clean))
     worst = "fail" if any(f.status == "fail" for f in found) else "ok"
     lines = []
     for item in found:
@@ -52,7 +59,7 @@ def doctor(session: Session) -> Answer:
     return Answer(data, "\n".join(lines), brief, 1 if worst == "fail" else 0)
 
 
-def examine(session: Session) -> Iterator[Finding]:
+def examine(session: Session, clean: bool = False) -> Iterator[Finding]:
     """Look at everything, one after another; what fails does not hide the rest."""
     from engrain.config import resolve
     from engrain.home import LEDGER_FILE
@@ -79,6 +86,7 @@ def examine(session: Session) -> Iterator[Finding]:
     yield from _guarded("home", lambda: _writable(folder))
     yield from _guarded("lock", lambda: _lock(home))
     yield from _guarded("ledger", lambda: _ledger(home))
+    yield from _guarded("left over", lambda: _left_over(home, clean))
     yield from _guarded("jobs", lambda: _jobs(home))
     yield from _guarded("model", lambda: _home_model(home))
 
@@ -186,6 +194,18 @@ def _ledger(home: Home) -> Iterator[Finding]:
         yield Finding(
             "ledger", "ok", f"{count(len(lessons), 'lesson')}, weights {state}, chain intact"
         )
+
+
+def _left_over(home: Home, clean: bool) -> Iterator[Finding]:
+    """Files of killed and failed runs; a job that can be resumed keeps its own."""
+    if clean:
+        deleted = home.ledger.discard_garbage()
+        yield Finding("left over", "ok", f"{count(deleted, 'file')} deleted")
+    elif left := home.ledger.garbage():
+        words = f"{count(len(left), 'file')} of runs that came to nothing"
+        yield Finding("left over", "warn", words, "Delete them: engrain doctor --clean.")
+    else:
+        yield Finding("left over", "ok", "no file that nothing refers to")
 
 
 def _jobs(home: Home) -> Iterator[Finding]:
