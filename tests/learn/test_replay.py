@@ -57,3 +57,20 @@ def test_contrast_is_learned_up_to_where_it_decides() -> None:
         else:
             assert sum(first.loss_mask) == 2 and first.loss_mask[-2:] == (True, True)
             assert first.ids == whole.ids[: len(first)]
+
+
+def wordings(thing: str, count: int) -> tuple[TrainingText, ...]:
+    return tuple(
+        TrainingText(chat(f"{i}: my {thing}?", f"Your {thing} is {i}."), "fact", f"my {thing}: x")
+        for i in range(count)
+    )
+
+
+def test_a_fact_in_few_wordings_is_learned_and_replayed_as_often_as_others() -> None:
+    given = TrainingText(chat("Say it.", "It."), "explicit", "one")
+    lesson = Lesson("a", "", (*wordings("boat", 9), given, *wordings("cat", 2)))
+    seen = Counter(text.group for text in lesson.balanced())
+    assert seen == {"my boat: x": 9, "my cat: x": 9, "one": 1}
+    assert set(lesson.balanced()) == set(lesson.facts())
+    [(_, replayed)] = current([lesson], Lesson("b", "", ()))
+    assert replayed == list(lesson.balanced())

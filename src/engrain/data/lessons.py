@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import cycle, islice
 from typing import Any, Literal
 
 from engrain.data.messages import Conversation, Message
@@ -140,12 +141,32 @@ class Lesson:
         """The texts that carry what is new: kinds ``fact`` and ``explicit``."""
         return tuple(text for text in self.texts if text.kind in ("fact", "explicit"))
 
+    def balanced(self) -> tuple[TrainingText, ...]:
+        """What is new, each self-studied fact equally often.
+
+        A fact that the model read in few wordings gets them repeated: it would be learned the least
+        of all, though it is the hardest.
+        """
+        groups: dict[str, list[TrainingText]] = {}
+        for text in self.facts():
+            if text.kind == "fact":
+                groups.setdefault(text.group, []).append(text)
+        most = max(map(len, groups.values()), default=0)
+        repeated = [text for texts in groups.values() for text in islice(cycle(texts), most)]
+        return (*repeated, *(text for text in self.facts() if text.kind == "explicit"))
+
+    def groups(self) -> dict[str, frozenset[str]]:
+        """What each fact is about, by its group."""
+        return {text.group: text.about for text in self.facts()}
+
     def supersedes(self, earlier: TrainingText) -> bool:
         """Whether this lesson gives the fact of an earlier text another value."""
-        about = earlier.about
-        return bool(about) and any(
-            text.about == about and text.group != earlier.group for text in self.facts()
-        )
+        return corrected(earlier.group, earlier.about, self.groups())
+
+
+def corrected(group: str, about: frozenset[str], newer: Mapping[str, frozenset[str]]) -> bool:
+    """Whether newer groups give a fact another value."""
+    return bool(about) and any(of == about and name != group for name, of in newer.items())
 
 
 def canonical_digest(value: Any) -> str:

@@ -117,7 +117,7 @@ class Learner:
         looking = [*regularizations, *replays, representation]
         for technique in looking:
             technique.prepare(setting)
-        new = [setting.encode(text) for text in lesson.facts()]
+        new = [setting.encode(text) for text in lesson.balanced()]
         absence = Absence(setting, adapters, self.recipe.absence)
         architecture.attach(setting)
         try:

@@ -61,7 +61,7 @@ class Recipe:
 
     def steps(self, lesson: Lesson) -> int:
         """Optimizer steps that a lesson takes."""
-        return self.steps_for(len(lesson.facts()))
+        return self.steps_for(len(lesson.balanced()))
 
     def steps_for(self, texts: int) -> int:
         """Optimizer steps for a number of new texts."""

@@ -41,8 +41,7 @@ class Dream(Replay):
 
     def prepare(self, setting: Setting) -> None:
         """Take the lesson's contrast texts."""
-        texts = [text for text in setting.lesson.texts if text.kind == "contrast"]
-        self._examples = [self._to_decision(setting.encode(text)) for text in texts]
+        self._texts = [text for text in setting.lesson.texts if text.kind == "contrast"]
         self._count = round(self.config.share * setting.batch_size)
         self._setting = setting
 
@@ -55,4 +54,5 @@ class Dream(Replay):
 
     def draw(self, step: int) -> Sequence[Example]:
         """This step's share, walking through shuffles of the contrast texts."""
-        return walk(self._examples, self._count, step, self._setting, "dream")
+        drawn = walk(self._texts, self._count, step, self._setting, "dream")
+        return [self._to_decision(self._setting.encode(text)) for text in drawn]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from engrain.data.examples import Example
-from engrain.data.lessons import Lesson, TrainingText
+from engrain.data.lessons import Lesson, TrainingText, corrected
 from engrain.learn.registry import register
 from engrain.learn.technique import Replay, Setting, option
 
@@ -46,27 +46,29 @@ class Reservoir(Replay):
             for lesson, texts in current(setting.earlier, setting.lesson)
             for text in texts
         )
-        kept = reservoir(stream, self.config.capacity, setting.rng("reservoir"))
-        self._examples = [setting.encode(text, lesson) for lesson, text in kept]
+        self._kept = reservoir(stream, self.config.capacity, setting.rng("reservoir"))
         self._count = round(self.config.share * setting.batch_size)
         self._setting = setting
 
     def draw(self, step: int) -> Sequence[Example]:
         """This step's share, walking through shuffles of the reservoir without repetition."""
-        return walk(self._examples, self._count, step, self._setting, "reservoir")
+        drawn = walk(self._kept, self._count, step, self._setting, "reservoir")
+        return [self._setting.encode(text, lesson) for lesson, text in drawn]
 
 
 def current(
     earlier: Sequence[Lesson], lesson: Lesson
 ) -> Iterable[tuple[Lesson, Sequence[TrainingText]]]:
     """Each earlier lesson's facts without those that a later lesson, or this one, corrected."""
-    later = [*earlier, lesson]
-    for position, old in enumerate(earlier, start=1):
-        newer = later[position:]
-        yield (
-            old,
-            [t for t in old.facts() if not any(new.supersedes(t) for new in newer)],
-        )
+    groups = [old.groups() for old in (*earlier, lesson)]
+    for position, old in enumerate(earlier):
+        newer = groups[position + 1 :]
+        gone = {
+            group
+            for group, about in groups[position].items()
+            if any(corrected(group, about, told) for told in newer)
+        }
+        yield old, [text for text in old.balanced() if text.group not in gone]
 
 
 def reservoir(stream: Iterable[T], capacity: int, rng: random.Random) -> list[T]:
