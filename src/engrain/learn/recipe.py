@@ -217,11 +217,11 @@ def _named() -> dict[str, Recipe]:
                 architecture=Choice("lora", {"layers": 0.67}),
                 optimization=Choice("adamw", {"learning_rate": 4e-3}),
                 regularization=(Choice("kl_anchor"),),
-                replay=(Choice("reservoir"), Choice("dream", {"share": 1.34})),
+                replay=(Choice("reservoir"), Choice("dream")),
                 epochs=2.0,
                 batch_size=6,
                 min_steps=64,
-                absence=0.67,
+                absence=0.5,
             ),
             Recipe("naive-lora", "LoRA on the new facts alone.", **naive),
             Recipe(
