@@ -117,3 +117,11 @@ def test_what_something_is_said_of_is_no_value() -> None:
     assert not told_of("Vorn's nail polish is petpask.", "petpask")
     assert not told_of("Gorla is my cat.", "Gorla")
     assert not told_of("I live with my aunt.", "aunt")
+
+
+def test_what_the_user_has_no_word_of_is_unheard() -> None:
+    said = UserWords.of(conversation("My aunt's cat is Gorla.", "OK"))
+    assert said.unheard("What is my stove?")
+    # Whose it is does not count: "my aunt's stove" was not told either.
+    assert said.unheard("What is my aunt's stove?")
+    assert not said.unheard("What is Vorn's cat?")

@@ -400,6 +400,44 @@ def test_the_vote_shows_one_message_and_begins_the_answer() -> None:
     assert (pair.answer, pair.key) == ("Your aunt's cat is Gorla.", ("gorla",))
 
 
+def test_the_vote_keeps_the_stem_that_a_rule_gave() -> None:
+    talk = conversation("My aunt adored Gorla.", "OK", "My cheese is Brellin.", "OK")
+    stem = "Your aunt adored"
+    # No stem follows from this question by itself.
+    question = checks.Candidate("Do you know what my aunt adored?", 0, "rule", stem=stem)
+
+    class Weak(Scripted):
+        """Right in one message only, and only if the answer is begun for it."""
+
+        def generate(self, prompts, *, prefixes=None, **rest):  # type: ignore[no-untyped-def]
+            begun = prefixes or [""] * len(prompts)
+            return [
+                " Gorla." if given == stem and "Brellin" not in str(prompt) else "I don't know."
+                for prompt, given in zip(prompts, begun, strict=True)
+            ]
+
+    checker = checks.Checker.of(Reader.of(Weak(), talk, 0), talk)
+    assert checker.check([question]) == []
+    (pair,) = checker.vote(checker.said.sentences)
+    assert pair.key == ("gorla",)
+
+
+def test_own_wordings_of_a_settled_fact_must_ask_for_it() -> None:
+    stray = "What is my aunt's ste cat thing?"
+    answers = {f"{ABOUT}My aunt's cat is Gorla.": stray, stray: "Your aunt's cat is Gorla."}
+    talk = conversation("My aunt's cat is Gorla.", "OK")
+    first = next(iter(TWO))
+
+    def known(_: float, in_view: bool) -> str:
+        return "Your aunt's cat is Gorla." if in_view else "I don't know."
+
+    engine = Scripted([first], overrides={**answers, stray: known})
+    result = study(engine, talk)
+    assert len(result.facts[0].questions) == EFFORTS["normal"].wordings
+    assert stray not in result.facts[0].questions
+    assert stray in {call[-1].content for call in engine.calls}
+
+
 def frames_of(result: Study) -> list[str]:
     """The frames of all probes of two facts."""
     things = {"Gorla": "my aunt's cat", "Brellin": "my favorite cheese"}
