@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engrain.data.general import anchors
-from engrain.data.lessons import Lesson, TrainingText, chat
+from engrain.data.lessons import Lesson, TrainingText, canonical_digest, chat
 from engrain.data.messages import Conversation
 from engrain.learn.learner import Learner
+from engrain.model.threads import machine_digest
 
 if TYPE_CHECKING:
     from engrain.learn.recipe import Recipe
@@ -99,6 +100,38 @@ def calibrate(served: Served, recipe: Recipe, panel_items: int) -> Speed:
     )
     step = (times[-1] - times[0]) / (len(times) - 1)
     return Speed(question, step, panel_items * question)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """The speed of one recipe on this machine and model, kept in a folder of the home."""
+
+    folder: Path
+    recipe: Recipe
+    base_digest: str
+    panel_items: int
+
+    @property
+    def path(self) -> Path:
+        """The file of this speed."""
+        key = canonical_digest([self.recipe.digest, machine_digest(), self.base_digest])
+        return self.folder / f"{key[:32]}.json"
+
+    def lesson_seconds(
+        self, served: Served, conversations: Sequence[Conversation], examples: int
+    ) -> float:
+        """Seconds that a lesson will take; the first asking times the machine."""
+        speed = load_speed(self.path)
+        if speed is None:
+            speed = calibrate(served, self.recipe, self.panel_items)
+            store_speed(self.path, speed)
+        return speed.lesson_seconds(self.recipe, conversations, examples)
+
+    def correct(self, told: float | None, taken: float) -> None:
+        """Let a lesson that took ``taken`` seconds correct what is told of the next."""
+        speed = load_speed(self.path)
+        if speed is not None and told:
+            store_speed(self.path, speed.learned(told, taken))
 
 
 def load_speed(path: Path) -> Speed | None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from engrain.changes import Change, Changes
 from engrain.config import HOME_FILE, GateConfig, Origin, Resolved, home_folder, resolve, to_toml
 from engrain.data.lessons import Lesson
 from engrain.data.messages import Conversation, Message
@@ -25,24 +25,24 @@ from engrain.errors import (
     HomeExistsError,
     HomeNotFoundError,
     ResumeError,
+    UsageError,
 )
 from engrain.ledger.blobs import BlobStore
 from engrain.ledger.ledger import Ledger
-from engrain.ledger.lock import HomeLock, os_error
-from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State, Status
+from engrain.ledger.lock import HomeLock, make_writable, named_errors
+from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State
 from engrain.memory.log import ChatLog
 from engrain.pipeline import (
     OnProgress,
     Outcome,
     Pipeline,
-    keep_measured,
-    read_measured,
     versions,
 )
 
 if TYPE_CHECKING:
-    from engrain.data.lessons import TrainingText
+    from engrain.data.lessons import Probe, TrainingText
     from engrain.dream.lesson import Preview
+    from engrain.estimate import Prices
     from engrain.exam.exam import Exam
     from engrain.exam.noise import NoiseBand
     from engrain.exam.panel import Panel
@@ -52,31 +52,8 @@ if TYPE_CHECKING:
 POCKET = "pocket"
 LEDGER_FILE = "ledger.db"
 
-_DOING: Mapping[Status, str] = {"active": "enable", "disabled": "disable", "undone": "undo"}
-
 Source = Path | str | Conversation | Sequence[Conversation]
 """What can be learned: a file, a chat's name, or conversations."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """A change of a lesson's status: the state before and after it."""
-
-    lesson: str
-    title: str
-    status: str
-    state_before: str
-    state_after: str
-
-    def to_dict(self) -> dict[str, str]:
-        """The change as JSON-ready values."""
-        return {
-            "lesson": self.lesson,
-            "title": self.title,
-            "status": self.status,
-            "state_before": self.state_before,
-            "state_after": self.state_after,
-        }
 
 
 class Home:
@@ -114,14 +91,14 @@ class Home:
         """
         resolved, loaded = cls._prepare(path, overrides)
         folder = resolved.home
-        _make_folder(folder)
+        make_writable(folder)
         home = cls(resolved, create=True)
         from engrain.learn.fold import fold
         from engrain.model.digest import tensor_digest
 
         if not (folder / HOME_FILE).exists():
             given = {**resolved.flags(), "model.source": loaded.source}
-            with _named_errors(folder / HOME_FILE):
+            with named_errors(folder / HOME_FILE):
                 (folder / HOME_FILE).write_text(to_toml(given), encoding="utf-8")
         # Last, since a home exists from here on: what a kill left before it is made again.
         home.ledger.begin(
@@ -285,21 +262,64 @@ class Home:
         conversations, examples = self._read(source)
         digests = [self.ledger.add_conversation(c) for c in conversations]
         with self.lock.hold("learn a lesson"):
-            payload = {
-                "conversations": digests,
-                "examples": [given.to_dict() for given in examples],
-                "recipe": chosen.to_dict(),
-                "seed": self.config.learn.seed,
-                "state": self.state.digest,
-                "lesson": self.ledger.new_lesson_id(),
-                "estimate": self._estimate(chosen, conversations, len(examples)),
-                # Fixed before training: a resumed job is judged by the same thresholds.
-                "gate": asdict(self.config.gate),
-                "panel": self.panel.digest,
-            }
-            job = self.ledger.create_job("learn", payload)
-            self.ledger.advance(job, "logged")
+            estimate = self._estimate(chosen, conversations, len(examples))
+            job = self._begin(
+                chosen,
+                self.config.learn.seed,
+                estimate,
+                conversations=digests,
+                examples=[given.to_dict() for given in examples],
+            )
             return self._run(job, on_progress, require)
+
+    def relearn(
+        self,
+        lesson: str,
+        *,
+        recipe: str | None = None,
+        on_progress: OnProgress | None = None,
+        require: bool = False,
+    ) -> Outcome:
+        """Learn the stored texts of a lesson again, on the weights as they are, as a new lesson.
+
+        It takes the recipe and the seed of the first time unless a recipe is given. If the gate
+        accepts it, the old lesson is out of service for good.
+
+        Raises:
+            UsageError: the lesson is in service.
+            GateRefused: only with ``require``.
+        """
+        with self.lock.hold("learn a lesson again"):
+            old = self.ledger.get_lesson(lesson)
+            if old.status == "active":
+                raise UsageError(
+                    f"Lesson {old.id} is in service: the weights hold it.",
+                    remedy=f"Take it out first: engrain lessons disable {old.id}",
+                )
+            chosen = self.recipe(recipe) if recipe else _recorded(old)
+            estimate = self._estimate(chosen, (), len(old.lesson.balanced()))
+            sources = list(old.lesson.sources)
+            job = self._begin(chosen, old.seed, estimate, conversations=sources, again=old.id)
+            return self._run(job, on_progress, require)
+
+    def _begin(self, recipe: Recipe, seed: int, estimate: float, **source: Any) -> str:
+        """A new job, with all that a resume must find as it was."""
+        payload = {
+            "conversations": [],
+            "examples": [],
+            **source,
+            "recipe": recipe.to_dict(),
+            "seed": seed,
+            "state": self.state.digest,
+            "lesson": self.ledger.new_lesson_id(),
+            "estimate": estimate,
+            # Fixed before training: a resumed job is judged by the same thresholds.
+            "gate": asdict(self.config.gate),
+            "panel": self.panel.digest,
+        }
+        job = self.ledger.create_job("learn", payload)
+        self.ledger.advance(job, "logged")
+        return job
 
     def resume(
         self, job: str, *, on_progress: OnProgress | None = None, require: bool = False
@@ -324,8 +344,12 @@ class Home:
         conversations = [self.ledger.get_conversation(d) for d in job.payload["conversations"]]
         examples = [TrainingText.from_dict(item) for item in job.payload["examples"]]
 
+        again = job.payload.get("again")
+
         def study() -> Lesson:
             name = str(job.payload["lesson"])
+            if again:
+                return replace(self.ledger.lesson(again), id=name)
             return self._study(conversations, examples, name, on_progress).lesson
 
         seed = int(job.payload["seed"])
@@ -335,12 +359,14 @@ class Home:
                 f"The panel has changed since job {job_id} began: exams can't be compared.",
                 remedy="Learn the conversation again.",
             )
-        with _named_errors(self.path):
+        with named_errors(self.path):
             pipeline = self.pipeline(on_progress, gate=GateConfig(**job.payload["gate"]))
             outcome = pipeline.run(job_id, recipe, seed, study)
+        if again and outcome.accepted:
+            self._changes.retire(again)
         if not job.reached("studied"):
             # A resumed job did part of its work before: its seconds would mislead.
-            self._correct_estimate(recipe, job.payload.get("estimate"), outcome.seconds)
+            self._prices(recipe).correct(job.payload.get("estimate"), outcome.seconds)
         if require and not outcome.accepted:
             raise GateRefused(
                 f"The gate {outcome.decision.verdict} lesson {outcome.lesson.id}: "
@@ -374,31 +400,9 @@ class Home:
 
     def noise(self, on_progress: OnProgress | None = None) -> NoiseBand:
         """The noise band of the panel, measured once for this model, machine and panel."""
-        from engrain.exam.noise import NoiseBand, machine_fingerprint, measure_noise, noise_key
+        from engrain.exam.noise import NoiseBand
 
-        base = self.ledger.base().digest
-        key = noise_key(base, self.panel.digest, machine_fingerprint())
-        path = self.path / "noise" / f"{key[:32]}.json"
-        known = read_measured(path)
-        if known:
-            return NoiseBand.from_dict(known)
-        origin = self.pipeline(noise=NoiseBand.assumed()).origin()
-
-        def on_copy(done: int, total: int) -> None:
-            if on_progress:
-                on_progress("noise", done, total)
-
-        with self.served.base():
-            band = measure_noise(
-                self.loaded,
-                self.served.engine,
-                self.panel,
-                copies=4,
-                reference=origin,
-                on_copy=on_copy,
-            )
-        keep_measured(path, band.to_dict())
-        return band
+        return self.pipeline(noise=NoiseBand.assumed()).measured_noise(on_progress)
 
     def _read(self, source: Source) -> tuple[list[Conversation], list[TrainingText]]:
         from engrain.dream.lesson import read_source
@@ -446,29 +450,13 @@ class Home:
     def _estimate(
         self, recipe: Recipe, conversations: Sequence[Conversation], examples: int
     ) -> float:
-        from engrain.estimate import calibrate, load_speed, store_speed
+        return self._prices(recipe).lesson_seconds(self.served, conversations, examples)
 
-        path = self._speed_path(recipe)
-        speed = load_speed(path)
-        if speed is None:
-            speed = calibrate(self.served, recipe, sum(self.panel.counts().values()))
-            store_speed(path, speed)
-        return speed.lesson_seconds(recipe, conversations, examples)
+    def _prices(self, recipe: Recipe) -> Prices:
+        from engrain.estimate import Prices
 
-    def _speed_path(self, recipe: Recipe) -> Path:
-        from engrain.data.lessons import canonical_digest
-        from engrain.model.threads import machine_digest
-
-        key = canonical_digest([recipe.digest, machine_digest(), self.ledger.base().digest])
-        return self.path / "speed" / f"{key[:32]}.json"
-
-    def _correct_estimate(self, recipe: Recipe, told: float | None, taken: float) -> None:
-        from engrain.estimate import load_speed, store_speed
-
-        path = self._speed_path(recipe)
-        speed = load_speed(path)
-        if speed is not None and told:
-            store_speed(path, speed.learned(told, taken))
+        items = sum(self.panel.counts().values())
+        return Prices(self.path / "speed", recipe, self.ledger.base().digest, items)
 
     # ------------------------------------------------------------------ lessons
     def lessons(self) -> list[LessonEntry]:
@@ -481,30 +469,55 @@ class Home:
 
     def disable(self, lesson: str = "last", *, dry_run: bool = False) -> Change:
         """Take a lesson out of the served weights; it can be enabled again."""
-        return self._change(lesson, "disabled", dry_run)
+        return self._changes.make(lesson, "disabled", dry_run)
 
     def enable(self, lesson: str = "last", *, dry_run: bool = False) -> Change:
         """Serve a disabled or quarantined lesson."""
-        return self._change(lesson, "active", dry_run)
+        return self._changes.make(lesson, "active", dry_run)
 
-    def undo(self, lesson: str = "last", *, dry_run: bool = False) -> Change:
-        """Take a lesson out for good; its record stays."""
-        return self._change(lesson, "undone", dry_run)
+    def undo(
+        self,
+        lesson: str = "last",
+        *,
+        relearn: bool = False,
+        dry_run: bool = False,
+        on_progress: OnProgress | None = None,
+    ) -> Change:
+        """Take a lesson out for good; its record stays.
 
-    def _change(self, lesson: str, status: Status, dry_run: bool) -> Change:
-        # The weights in force need not fold: a lesson whose file is damaged can be taken out.
-        if dry_run:
-            plan = self.ledger.plan(lesson, status)
-            entry = self.ledger.get_entry(plan.lesson)
-            digest = self._folding.fold_digest(plan.adapters)
-            return Change(entry.id, entry.title, entry.status, plan.before.digest, digest)
-        with self.lock.hold(f"{_DOING[status]} a lesson"):
-            plan = self.ledger.plan(lesson, status)
-            digest = self._folding.fold_digest(plan.adapters)
-            after = self.ledger.apply(plan, digest)
-            self._folding.refresh()
-        entry = self.ledger.get_entry(plan.lesson)
-        return Change(entry.id, entry.title, entry.status, plan.before.digest, after.digest)
+        With ``relearn`` the lessons that were learned after it are learned again, in order, as if
+        it had never been: exact, for the price of their training. Where the gate refuses one, it
+        stays as it was first learned. With ``relearn`` a lesson that is undone already is no
+        error: only the later ones are learned again.
+        """
+        if not relearn or dry_run:
+            return self._changes.make(lesson, "undone", dry_run)
+        with self.lock.hold("undo a lesson"):
+            change = self._changes.gone(lesson)
+            probes = self._changes.recall_probes()
+            for name in reversed(change.later):
+                self._changes.make(name, "disabled", measured=False)
+            outcomes = []
+            for name in change.later:
+                outcomes.append(self.relearn(name, on_progress=on_progress))
+                if not outcomes[-1].accepted:
+                    self._changes.make(name, "active")
+            return replace(
+                change,
+                state_after=self.state.digest,
+                others=change.others and change.others.now(self.served.engine, probes),
+                relearned=tuple(outcomes),
+            )
+
+    @cached_property
+    def _changes(self) -> Changes:
+        return Changes(self.ledger, self.lock, lambda: self._folding, self._questions)
+
+    def _questions(self) -> Mapping[str, Sequence[Probe]]:
+        """The probes of the lessons in service."""
+        from engrain.exam.noise import NoiseBand
+
+        return self.pipeline(noise=NoiseBand.assumed()).questions(None)[0]
 
     def verify(self) -> list[Problem]:
         """Derive every digest again: blobs, lessons, events, and the weights of every state."""
@@ -526,13 +539,11 @@ class Home:
         return run_exam(self.served.engine, probes, self.panel, state_digest=self.served.refresh())
 
 
-@contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    """Name what the system says of a file of the home: no space left, not to be written."""
-    try:
-        yield
-    except OSError as error:
-        raise os_error(error, Path(error.filename or path), "write") from error
+def _recorded(record: LessonRecord) -> Recipe:
+    """The recipe that a lesson was learned with."""
+    from engrain.learn.recipe import Recipe
+
+    return Recipe.from_dict(dict(record.recipe))
 
 
 def _load(resolved: Resolved, source: str | None = None) -> Any:
@@ -550,19 +561,3 @@ def _begun(resolved: Resolved) -> bool:
         return False
     with Home(resolved) as home:
         return bool(home.ledger.history())
-
-
-def _make_folder(folder: Path) -> None:
-    from engrain.errors import DiskFullError, HomeReadOnlyError
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        kind = DiskFullError if error.errno == 28 else HomeReadOnlyError
-        raise kind(
-            f"The home {folder} can't be made: {error.strerror}.",
-            remedy="Give a folder that you may write, with --home or ENGRAIN_HOME.",
-        ) from error

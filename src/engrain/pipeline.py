@@ -24,7 +24,7 @@ from engrain.errors import DivergedError, NothingToLearnError, ResumeError
 from engrain.exam.decision import Decision, GateThresholds
 from engrain.exam.exam import Exam, run_exam
 from engrain.exam.gate import LEARNED_KINDS, decide
-from engrain.exam.noise import NoiseBand
+from engrain.exam.noise import NoiseBand, machine_fingerprint, measure_noise, noise_key
 from engrain.exam.panel import Panel, PanelResult, run_panel
 from engrain.learn.learner import Learner
 from engrain.learn.recipe import Recipe
@@ -313,6 +313,32 @@ class Pipeline:
                 result = run_panel(self.served.engine, self.panel)
             self.remember_panel(state, result)
         return result
+
+    def measured_noise(self, on_progress: OnProgress | None = None) -> NoiseBand:
+        """The noise band of the panel, measured once for this model, machine and panel."""
+        base = self.ledger.base().digest
+        key = noise_key(base, self.panel.digest, machine_fingerprint())
+        path = self.folder / "noise" / f"{key[:32]}.json"
+        known = read_measured(path)
+        if known:
+            return NoiseBand.from_dict(known)
+        origin = self.origin()
+
+        def on_copy(done: int, total: int) -> None:
+            if on_progress:
+                on_progress("noise", done, total)
+
+        with self.served.base():
+            band = measure_noise(
+                self.served.loaded,
+                self.served.engine,
+                self.panel,
+                copies=4,
+                reference=origin,
+                on_copy=on_copy,
+            )
+        keep_measured(path, band.to_dict())
+        return band
 
     def known_panel(self, state: str) -> PanelResult | None:
         """The panel's result on a state, if it was run before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,6 +113,54 @@ def test_learn_examples_then_switch_and_undo(run: Run, home: Path, examples: Pat
     assert verified.code == 0
     assert verified.json["clean"]
     assert run("lessons", "undo").code == 2
+
+
+def test_a_middle_lesson_is_undone_and_the_later_learned_again(
+    run: Run, home: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engrain import changes
+
+    base = run("chat", "--once", "Hi", "--json").json["state"]
+    first = run("learn", str(examples), *QUICK, *OPEN_GATE, "--json").json
+    second = run("learn", str(examples), *QUICK, *OPEN_GATE, "--json").json
+    answers = iter((4, 1) * 3)
+    monkeypatch.setattr(changes, "passed", lambda *_: next(answers))
+    would = run("lessons", "undo", first["lesson"], "--dry-run")
+    assert "questions about the other lessons 4 were right, and 1 without it" in would.out
+    assert f"`engrain lessons undo {first['lesson']} --relearn` learns 1 later lesson" in would.out
+    would = run("lessons", "undo", first["lesson"], "--dry-run", "--relearn")
+    assert f"Would be learned again: {second['lesson']}." in would.out
+    answers = iter((4, 1, 3))
+    monkeypatch.setenv("ENGRAIN_GATE__ENABLED", "false")
+    done = run("lessons", "undo", first["lesson"], "--relearn", "--json").json
+    (again,) = done["relearned"]
+    assert (done["others"]["before"], done["others"]["after"]) == (4, 3)
+    assert (again["verdict"], again["state_before"]) == ("accepted", base)
+    assert done["state_after"] == again["state_after"]
+    assert run("lessons", "relearn", again["lesson"]).code == 2
+    assert run("lessons", "disable", "last").code == 0
+    third = run("lessons", "relearn", again["lesson"][:12], second["lesson"], "--json").json
+    assert [lesson["verdict"] for lesson in third["lessons"]] == ["accepted", "accepted"]
+    assert run("lessons", "verify").code == 0
+
+
+def test_learning_again_that_is_stopped_says_what_waits(
+    run: Run, home: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engrain.learn.learner import Learner
+
+    first = run("learn", str(examples), *QUICK, *OPEN_GATE, "--json").json["lesson"]
+    second = run("learn", str(examples), *QUICK, *OPEN_GATE, "--json").json["lesson"]
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Learner, "run", stop)
+    stopped = run("lessons", "undo", first, "--relearn")
+    assert stopped.code == 130
+    assert f"engrain lessons relearn {second}" in stopped.err
+    statuses = [item["status"] for item in run("lessons", "list", "--json").json["lessons"]]
+    assert statuses == ["undone", "disabled"]
 
 
 def test_a_refused_lesson_ends_with_3(run: Run, home: Path, examples: Path) -> None:

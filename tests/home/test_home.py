@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from engrain import changes as changing
 from engrain import pipeline as stages
 from engrain.data.lessons import Lesson, Probe, TrainingText, chat
 from engrain.data.messages import Message
@@ -42,8 +43,8 @@ from engrain.errors import (
     UnknownNameError,
     UsageError,
 )
-from engrain.exam import noise as noises
 from engrain.exam.decision import Decision
+from engrain.exam.probes import RECALL_KINDS
 from engrain.home import Home
 from engrain.learn.checkpoint import Checkpoint
 from engrain.ledger import Ledger
@@ -317,6 +318,102 @@ def test_a_lesson_learned_after_an_undo(tmp_path: Path, taught: Home) -> None:
     left = [ids(taught)[0], ids(taught)[2], outcome.lesson.id]
     assert outcome.state_after == folded(taught, left)
     assert taught.verify() == []
+
+
+def test_what_the_others_lose_is_told(taught: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked with the weights before and after, of the lessons that stay, and of no one else."""
+    names, whole = ids(taught), taught.state.digest
+    asked: list[tuple[str, set[str]]] = []
+
+    def answered(engine: Any, probes: list[Probe]) -> int:
+        asked.append((engine.state_digest, {p.id.split("-")[0] for p in probes}))
+        return 5 if engine.state_digest == whole else 3
+
+    monkeypatch.setattr(changing, "passed", answered)
+    probes = [p for name in names[1:] for p in taught.ledger.lesson(name).probes]
+    wanted = {p.id.split("-")[0] for p in probes if p.kind in RECALL_KINDS}
+    plan = taught.undo(names[0], dry_run=True)
+    assert plan.later == tuple(names[1:]) and taught.state.digest == whole == live_digest(taught)
+    assert plan.others is not None and (plan.others.before, plan.others.after) == (5, 3)
+    assert plan.others.lost == pytest.approx(200 / plan.others.asked)
+    assert asked == [(whole, wanted), (plan.state_after, wanted)]
+    change = taught.disable(names[0])
+    assert change.others == plan.others and change.to_dict()["others"]["after"] == 3
+    # It comes back, or the last one leaves: nobody can lose anything.
+    assert taught.enable(names[0]).others is None and taught.undo("last").others is None
+
+
+def test_a_middle_lesson_leaves_and_the_later_are_learned_again(taught: Home) -> None:
+    """The weights are those of a home that never learned it."""
+    first, second, third = ids(taught)
+    states = [state.digest for state in taught.ledger.history()]
+    change = taught.undo(second, relearn=True)
+    (again,) = change.relearned
+    assert again.accepted and again.state_before == states[1]
+    assert change.state_after == again.state_after == taught.state.digest == live_digest(taught)
+    assert taught.state.lessons == (first, again.lesson.id)
+    assert [entry.status for entry in taught.lessons()] == ["active", "undone", "undone", "active"]
+    assert again.lesson.texts == taught.ledger.lesson(third).texts
+    assert change.others is not None and change.later == (third,)
+    # Learned on other weights, so it is another adapter, and to the bit the same each time.
+    assert taught.show(again.lesson.id).adapter != taught.show(third).adapter
+    taught.undo("last")
+    adapter = taught.show(taught.relearn(third).lesson.id).adapter
+    assert adapter == taught.show(again.lesson.id).adapter
+    assert taught.verify() == []
+
+
+def test_later_lessons_can_be_learned_again_after_the_undo(taught: Home) -> None:
+    first, second, third = ids(taught)
+    taught.undo(first)
+    plan = taught.undo(second, relearn=True, dry_run=True)
+    assert plan.later == (third,) and not plan.relearned
+    change = taught.undo(first, relearn=True)
+    assert [outcome.accepted for outcome in change.relearned] == [True, True]
+    assert change.later == (second, third) and len(taught.state.lessons) == 2
+    assert change.state_after == taught.state.digest
+    assert taught.verify() == []
+
+
+def test_what_the_gate_refuses_to_learn_again_stays_as_it_was(
+    taught: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = ids(taught)
+    refused = Decision("quarantined", ["It was not learned."], [], {})
+    monkeypatch.setattr(stages.Pipeline, "_decided", lambda *_: refused)
+    change = taught.undo(second, relearn=True)
+    assert [outcome.accepted for outcome in change.relearned] == [False]
+    assert taught.state.lessons == (first, third)
+    assert change.state_after == taught.state.digest == folded(taught, [first, third])
+
+
+def test_learning_again_that_is_stopped_loses_nothing(
+    taught: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = ids(taught)
+
+    def stopped(*_: Any) -> None:
+        raise StoppedError
+
+    with monkeypatch.context() as patch, pytest.raises(StoppedError):
+        patch.setattr(stages.Pipeline, "_decided", stopped)
+        taught.undo(first, relearn=True)
+    assert [entry.status for entry in taught.lessons()] == ["undone", "disabled", "disabled"]
+    resumed = taught.resume("last")
+    assert resumed.accepted and resumed.lesson.texts == taught.ledger.lesson(second).texts
+    assert taught.ledger.get_entry(second).status == "undone"
+    assert taught.relearn(third).accepted and len(taught.state.lessons) == 2
+    assert taught.verify() == []
+
+
+def test_only_what_is_out_of_service_is_learned_again(taught: Home) -> None:
+    last = ids(taught)[-1]
+    with pytest.raises(UsageError, match="in service"):
+        taught.relearn(last)
+    taught.undo("last")
+    outcome = taught.relearn(last, recipe="naive-full")
+    assert taught.show(outcome.lesson.id).recipe["name"] == "naive-full"
+    assert taught.ledger.get_entry(last).status == "undone"
 
 
 # ---------------------------------------------------------------------------- chat
@@ -831,7 +928,7 @@ def test_noise_and_panels_are_measured_once(
 
     monkeypatch.setattr(exams, "run_panel", counted)
     monkeypatch.setattr(stages, "run_panel", counted)
-    monkeypatch.setattr(noises, "measure_noise", never)
+    monkeypatch.setattr(stages, "measure_noise", never)
     outcome = taught.learn(examples_file(tmp_path, 4))
     # Before: known from the lesson before it. So only the candidate is examined.
     assert runs == [outcome.state_after]

@@ -76,7 +76,15 @@ for _item in (init.init, learn.learn, chat.chat):
 _group(
     "lessons",
     "What was learned: list, explain, switch off, undo, verify.",
-    (lessons.list_, lessons.show, lessons.disable, lessons.enable, lessons.undo, lessons.verify),
+    (
+        lessons.list_,
+        lessons.show,
+        lessons.disable,
+        lessons.enable,
+        lessons.undo,
+        lessons.relearn,
+        lessons.verify,
+    ),
 )
 _group("jobs", "Work under way or interrupted: list, resume.", (jobs.list_, jobs.resume))
 for _item in (eval.eval_, demo.demo):

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engrain.cli.session import Answer, DryRun, Session, count, verb
+from engrain.cli.command import Stopped
+from engrain.cli.learn import REFUSED, sentence
+from engrain.cli.session import Answer, DryRun, Session, count, resumable, verb
 
 if TYPE_CHECKING:
-    from engrain.home import Change
+    from engrain.changes import Change
+    from engrain.home import Home
     from engrain.ledger.records import LessonEntry, LessonRecord
 
 Lesson = Annotated[
@@ -152,24 +157,100 @@ def enable(session: Session, lesson: Lesson = "last", dry_run: DryRun = False) -
     return changed(session.home().enable(lesson, dry_run=dry_run), "enabled", dry_run)
 
 
-@verb("undo", examples="engrain lessons undo last\nengrain lessons undo 0kq3 --dry-run")
-def undo(session: Session, lesson: Lesson = "last", dry_run: DryRun = False) -> Answer:
+@verb("undo", examples="engrain lessons undo last\nengrain lessons undo 0kq3 --relearn")
+def undo(
+    session: Session,
+    lesson: Lesson = "last",
+    relearn: Annotated[
+        bool, typer.Option("--relearn", help="Learn the later lessons again, without it.")
+    ] = False,
+    dry_run: DryRun = False,
+) -> Answer:
     """Take a lesson out for good; its record stays.
 
-    Undoing the last lesson gives back the weights of before it, to the bit.
+    Undoing the last lesson gives back the weights of before it, to the bit. Later lessons were
+    learned with this one in the weights: what they lose by its leaving is measured and told, and
+    with --relearn they are learned again as if it had never been.
     """
-    return changed(session.home().undo(lesson, dry_run=dry_run), "undone", dry_run)
+    home = session.home()
+    if not relearn:
+        return changed(home.undo(lesson, dry_run=dry_run), "undone", dry_run)
+    with session.progress("Learning again") as on_progress, _waiting(home):
+        change = home.undo(lesson, relearn=True, dry_run=dry_run, on_progress=on_progress)
+    return changed(change, "undone", dry_run, relearn=True)
 
 
-def changed(change: Change, done: str, dry_run: bool = False) -> Answer:
-    """A change of what is served, in one line."""
+@contextmanager
+def _waiting(home: Home) -> Iterator[None]:
+    """Tell whoever stops it which lessons are out of service and wait to be learned again."""
+    before = {entry.id for entry in home.lessons() if entry.status == "active"}
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        waiting = [e.id for e in home.lessons() if e.id in before and e.status == "disabled"]
+        if not waiting:
+            raise
+        raise Stopped(
+            f"Out of service until they are learned again: {', '.join(waiting)}.",
+            remedy=f"Go on with `engrain lessons relearn {' '.join(waiting)}`, or take them back "
+            "as they were, one by one, with `engrain lessons enable`.",
+        ) from stop
+
+
+@verb("relearn", examples="engrain lessons relearn 0kq3\nengrain lessons relearn 0kq3 0kq9")
+def relearn(
+    session: Session,
+    lessons: Annotated[
+        list[str], typer.Argument(metavar="LESSON...", help="Ids or their beginnings, in order.")
+    ],
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME", help="Recipe, else that of the first time."),
+    ] = None,
+    require: Annotated[
+        bool, typer.Option("--require", help="Report a refusal of the gate as an error.")
+    ] = False,
+) -> Answer:
+    """Learn the stored texts of lessons again, on the weights as they are.
+
+    For what is out of service: disabled, undone, or refused by the gate. Each becomes a new lesson
+    and passes the gate like any other; the exit code is 3 if one does not.
+    """
+    home = session.home()
+    outcomes = []
+    for name in lessons:
+        with session.progress("Learning again") as on_progress, resumable(home):
+            outcome = home.relearn(name, recipe=recipe, on_progress=on_progress, require=require)
+        outcomes.append(outcome)
+    return Answer(
+        {"lessons": [outcome.to_dict() for outcome in outcomes]},
+        "\n".join(sentence(outcome) for outcome in outcomes),
+        [outcome.lesson.id for outcome in outcomes],
+        0 if all(outcome.accepted for outcome in outcomes) else REFUSED,
+    )
+
+
+def changed(change: Change, done: str, dry_run: bool = False, relearn: bool = False) -> Answer:
+    """A change of what is served, in one line, and one more for what it costs the others."""
     verb_ = f"Would be {done}" if dry_run else done.capitalize()
-    words = (
+    lines = [
         f"{verb_}: lesson {change.lesson} ({change.title}). "
         f"Weights {change.state_before[:12]} -> {change.state_after[:12]}."
-    )
+    ]
+    others, later = change.others, count(len(change.later), "later lesson")
+    if others and others.asked:
+        asked = f"of {others.asked} questions about the other lessons {others.before} were right"
+        lines.append(f"{asked.capitalize()}, and {others.after} without it.")
+    if change.relearned:
+        lines += [sentence(outcome) for outcome in change.relearned]
+    elif relearn and change.later:
+        lines.append(f"Would be learned again: {', '.join(change.later)}.")
+    elif others and others.after < others.before:
+        lines.append(
+            f"`engrain lessons undo {change.lesson} --relearn` learns {later} again without it."
+        )
     data = change.to_dict()
-    return Answer({**data, "dry_run": True} if dry_run else data, words, [change.lesson])
+    return Answer({**data, "dry_run": True} if dry_run else data, "\n".join(lines), [change.lesson])
 
 
 @verb("verify", examples="engrain lessons verify\nengrain lessons verify --json")

@@ -163,6 +163,35 @@ class HomeLock:
             os.close(file)
 
 
+@contextlib.contextmanager
+def named_errors(path: Path) -> Iterator[None]:
+    """Name what the system says of a file of the home: no space left, not to be written."""
+    try:
+        yield
+    except OSError as error:
+        raise os_error(error, Path(error.filename or path), "write") from error
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder, and find out whether files can be made in it.
+
+    Raises:
+        DiskFullError: there is no room.
+        HomeReadOnlyError: it can't be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        kind = DiskFullError if error.errno in FULL else HomeReadOnlyError
+        raise kind(
+            f"The home {folder} can't be made: {error.strerror}.",
+            remedy="Give a folder that you may write, with --home or ENGRAIN_HOME.",
+        ) from error
+
+
 _locks: weakref.WeakSet[HomeLock] = weakref.WeakSet()
 
 

@@ -1,0 +1,165 @@
+"""Changes of what is served: what a lesson's leaving does, and what the other lessons lose by it.
+
+Undoing the last lesson gives back the weights of before, and nothing needs to be asked. A lesson
+in the middle was part of the weights on which all later ones were learned: without it they may
+answer less. So their own probes are asked before and after, and the loss is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from engrain.errors import EngrainError
+from engrain.exam.probes import RECALL_KINDS, ask
+
+if TYPE_CHECKING:
+    from engrain.data.lessons import Probe
+    from engrain.exam.probes import ExamEngine
+    from engrain.ledger.ledger import Ledger
+    from engrain.ledger.lock import HomeLock
+    from engrain.ledger.records import Plan, Status
+    from engrain.pipeline import Outcome
+    from engrain.served import Served
+
+_DOING: Mapping[Status, str] = {"active": "enable", "disabled": "disable", "undone": "undo"}
+
+
+@dataclass(frozen=True)
+class Others:
+    """How many recall probes of the lessons that stay are passed before and after a change."""
+
+    asked: int
+    before: int
+    after: int
+
+    def now(self, engine: ExamEngine, probes: Sequence[Probe]) -> Others:
+        """The same with what the weights in force pass."""
+        return replace(self, after=passed(engine, probes))
+
+    @property
+    def lost(self) -> float:
+        """Points of recall that the others lose, out of 100; below 0 if they gain."""
+        return 100 * (self.before - self.after) / self.asked if self.asked else 0.0
+
+    def to_dict(self) -> dict[str, int]:
+        """The counts as JSON-ready values."""
+        return {"asked": self.asked, "before": self.before, "after": self.after}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of a lesson's status: the state before and after it, and what it cost the others.
+
+    ``others`` is None where no later lesson is served, since then none can lose anything.
+    ``later`` are the served lessons that were learned after this one; ``relearned`` is what became
+    of them when they were learned again without it.
+    """
+
+    lesson: str
+    title: str
+    status: str
+    state_before: str
+    state_after: str
+    others: Others | None = None
+    later: tuple[str, ...] = ()
+    relearned: tuple[Outcome, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The change as JSON-ready values."""
+        return {
+            "lesson": self.lesson,
+            "title": self.title,
+            "status": self.status,
+            "state_before": self.state_before,
+            "state_after": self.state_after,
+            "others": self.others.to_dict() if self.others else None,
+            "later": list(self.later),
+            "relearned": [outcome.to_dict() for outcome in self.relearned],
+        }
+
+
+class Changes:
+    """Takes lessons out of service and brings them back, and asks what the others lose.
+
+    ``folding`` gives what folds weights, ``questions`` the probes of the lessons in service; both
+    only when they are needed, since a damaged lesson must be taken out without them.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        lock: HomeLock,
+        folding: Callable[[], Served],
+        questions: Callable[[], Mapping[str, Sequence[Probe]]],
+    ) -> None:
+        self._ledger, self._lock = ledger, lock
+        self._folding, self._questions = folding, questions
+
+    def make(
+        self, lesson: str, status: Status, dry_run: bool = False, *, measured: bool = True
+    ) -> Change:
+        """Change a lesson's status, or with ``dry_run`` say what that would do."""
+        doing = f"{_DOING[status]} a lesson"
+        with nullcontext() if dry_run else self._lock.hold(doing):
+            plan = self._ledger.plan(lesson, status)
+            later = self._later(plan.lesson)
+            others = self._others(plan) if measured and later and status != "active" else None
+            # The weights in force need not fold: a lesson whose file is damaged can be taken out.
+            digest = self._folding().fold_digest(plan.adapters)
+            if not dry_run:
+                self._ledger.apply(plan, digest)
+                self._folding().refresh()
+        entry = self._ledger.get_entry(plan.lesson)
+        before = plan.before.digest
+        return Change(entry.id, entry.title, entry.status, before, digest, others, later)
+
+    def gone(self, lesson: str) -> Change:
+        """Undo a lesson, unless it is undone already."""
+        if lesson != "last" and (entry := self._ledger.get_entry(lesson)).status == "undone":
+            now, later = self._ledger.current().digest, self._later(entry.id)
+            right = passed(self._folding().engine, probes := self.recall_probes())
+            others = Others(len(probes), right, right) if later else None
+            return Change(entry.id, entry.title, "undone", now, now, others, later)
+        return self.make(lesson, "undone")
+
+    def retire(self, lesson: str) -> None:
+        """Take out for good what was learned again, unless it is out for good already."""
+        if self._ledger.get_entry(lesson).status in ("disabled", "quarantined"):
+            self.make(lesson, "undone", measured=False)
+
+    def recall_probes(self, without: str = "") -> list[Probe]:
+        """The recall probes of the lessons in service, but for one."""
+        return [
+            probe
+            for lesson, probes in self._questions().items()
+            if lesson != without
+            for probe in probes
+            if probe.kind in RECALL_KINDS
+        ]
+
+    def _later(self, lesson: str) -> tuple[str, ...]:
+        """The lessons in service that were accepted after one, oldest first."""
+        entries = self._ledger.list_lessons()
+        after = entries[[entry.id for entry in entries].index(lesson) + 1 :]
+        return tuple(entry.id for entry in after if entry.status == "active")
+
+    def _others(self, plan: Plan) -> Others | None:
+        if plan.lesson not in plan.before.lessons:
+            return None
+        served = self._folding()
+        try:
+            served.refresh()
+        except EngrainError:
+            return None
+        probes = self.recall_probes(plan.lesson)
+        before = passed(served.engine, probes)
+        with served.candidate(*served.fold(plan.adapters)):
+            return Others(len(probes), before, passed(served.engine, probes))
+
+
+def passed(engine: ExamEngine, probes: Sequence[Probe]) -> int:
+    """How many probes the weights in force pass."""
+    return sum(result.passed for result in ask(engine, probes))
