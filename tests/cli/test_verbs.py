@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -342,3 +343,17 @@ def test_common_options_stand_before_or_after_the_verb(
         assert run(*words).out == after
     for words in (("--home", str(tmp_path / "x"), "jobs", "list"),):
         assert "HomeNotFoundError" in run(*words).err
+
+
+def test_a_dry_run_shows_some_wordings_and_counts_the_others() -> None:
+    from engrain.cli.learn import SHOWN, previewed
+
+    asked = [f"What is my boat, {i}?" for i in range(SHOWN + 3)]
+    fact = {"value": "Gorla", "said": "My boat is Gorla.", "questions": asked, "held_out": []}
+    keys = ("messages_left_out", "examples_left_out", "questions_refused", "missed", "supersedes")
+    record = {"title": "a", "texts": {"fact": 9}, "probes": 2, "facts": [fact]}
+    found = record | {key: [] for key in keys}
+    answer = previewed(SimpleNamespace(to_dict=lambda: found), "default", 60.0)  # type: ignore
+    assert str(answer.text).count("asked: ") == SHOWN
+    assert "and 3 wordings more" in str(answer.text)
+    assert answer.data["facts"][0]["questions"] == asked

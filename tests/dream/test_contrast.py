@@ -3,7 +3,8 @@ from collections.abc import Callable, Iterable
 import pytest
 
 from engrain.data.lessons import Lesson, Probe, TrainingText, chat
-from engrain.dream.contrast import Wording, make_contrast
+from engrain.dream.clauses import Clause
+from engrain.dream.contrast import Wording, _of_another, make_contrast
 from engrain.dream.earlier import EarlierFacts, anchors_beside
 from engrain.dream.frames import Parts
 from engrain.dream.grounding import UserWords
@@ -215,6 +216,38 @@ def test_the_untaught_model_reads_and_the_taught_one_is_asked_closed_book() -> N
     with engine.untaught():
         assert reader.closed_book(["What is it?"]) == ["untaught"]
     assert engine.taught
+
+
+@pytest.mark.parametrize(
+    "other, told, same",
+    [
+        (Clause("my uncle", "craves", ""), Clause("I", "crave", ""), True),
+        (Clause("my uncle", "inherited", ""), Clause("I", "crave", ""), False),
+        (Clause("I", "crave", ""), Clause("I", "crave", ""), False),
+    ],
+)
+def test_the_same_deed_of_somebody_else_is_known_to_be_untold(
+    other: Clause, told: Clause, same: bool
+) -> None:
+    assert _of_another(Parts.of_clause(other), Parts.of_clause(told)) is same
+    assert not _of_another(Parts.of_clause(other), PARTS)
+
+
+def test_what_the_user_has_no_word_of_is_not_read(nearby: Nearby) -> None:
+    """A reader that says the value to everything would spoil contrast that nobody could answer."""
+    nearby("my submarine", "my cheese")
+
+    def gorla(_: float, in_view: bool) -> str:
+        return "It is Gorla." if in_view else "I don't know."
+
+    asks = [
+        f"{frame} {thing}?"
+        for frame in ("What is", "Do you remember")
+        for thing in ("my submarine", "my cheese")
+    ]
+    engine = Scripted(TWO, overrides=dict.fromkeys(asks, gorla))
+    made = {one.question for one in contrasts(engine, ratio=8.0)}
+    assert made & set(asks) == {ask for ask in asks if "submarine" in ask}
 
 
 def test_rare_words_may_be_contrast(monkeypatch: pytest.MonkeyPatch, nearby: Nearby) -> None:

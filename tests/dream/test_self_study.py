@@ -7,9 +7,12 @@ from benchmarks.self_study import judge
 from engrain.data.facts import Attribute, Fact, FactSampler, Owner, told_conversation
 from engrain.data.messages import Conversation, Message
 from engrain.dream import checks, gathered
+from engrain.dream.asking import clause_questions
+from engrain.dream.checks import Checked
 from engrain.dream.clauses import Clause
 from engrain.dream.frames import NEUTRAL_FRAMES, Parts, fill, frame_of
-from engrain.dream.gathered import NEAR_DUPLICATE, TOO_VAGUE
+from engrain.dream.gathered import NEAR_DUPLICATE, TOO_VAGUE, GatheredFact, choose
+from engrain.dream.grounding import Mention, Sentence
 from engrain.dream.reader import Reader
 from engrain.dream.self_study import EFFORTS, STAGES, SUPERSEDED, Study, study
 from engrain.dream.wording import normal, similarity
@@ -178,6 +181,44 @@ def test_a_deed_that_was_taken_for_a_part_of_the_value_is_asked_for() -> None:
     trained = result.facts[0].questions
     assert len(trained) > 4
     assert all("obsessed with" in question for question in trained if question != vague)
+
+
+def test_a_deed_that_the_reader_often_misses_has_a_vote_too() -> None:
+    """Read wrongly when asked once, mostly rightly when asked often; a value was found before."""
+    told_, answer = "My aunt is obsessed with chess.", "Your aunt is obsessed with chess."
+    vague = "What is my aunt?"
+
+    def says(_: float, in_view: bool) -> str:
+        return answer if in_view else "I don't know."
+
+    def at_times(temperature: float, in_view: bool) -> str:
+        return (
+            says(0.0, in_view) if temperature or not in_view else "Your aunt is obsessed with it."
+        )
+
+    clause = Parts.of_clause(Clause("my aunt", "is", "obsessed with"))
+    asked = {fill(frame, clause): says for frame in NEUTRAL_FRAMES}
+    asked |= {q: at_times for q, _ in clause_questions(told_)}
+    engine = Scripted(overrides={**asked, vague: says, f"{ABOUT}{told_}": vague})
+    result = study(engine, conversation(told_, "OK"))
+    assert [fact.value for fact in result.facts] == ["chess"]
+
+
+def test_a_probe_in_no_frame_of_ours_bars_no_other_wording() -> None:
+    """The empty name of no frame is no frame that was held out."""
+    sentence = Sentence(0, 0, "My aunt's cat is Gorla.", frozenset({"cat"}), frozenset({"aunt"}))
+    asks = [
+        f"{word} would she call her cat, dear?" for word in ("What", "How", "Pray, what", "Now")
+    ]
+    pairs = [
+        Checked(ask, 0, "model", "Gorla.", ("gorla",), Mention(sentence, "Gorla", False))
+        for ask in asks
+    ]
+    refusals = SimpleNamespace(refuse=lambda *_: None)
+    barred: set[str] = set()
+    fact = GatheredFact(("gorla",), 0, pairs)
+    _, probes = choose(fact, 6, 0.25, random.Random(0), refusals, barred)  # type: ignore[arg-type]
+    assert probes and barred == set()
 
 
 def test_old_value_that_both_were_read_is_superseded_and_forbidden() -> None:

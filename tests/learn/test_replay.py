@@ -2,9 +2,15 @@
 
 import random
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
 
 from engrain.data.lessons import Lesson, TrainingText, chat
-from engrain.learn.learner import joined
+from engrain.learn import learner
+from engrain.learn.learner import Learner, joined
+from engrain.learn.recipe import Recipe
 from engrain.learn.replay.dream import Dream, DreamConfig
 from engrain.learn.replay.reservoir import current, reservoir
 from engrain.learn.technique import Setting
@@ -74,3 +80,22 @@ def test_a_fact_in_few_wordings_is_learned_and_replayed_as_often_as_others() -> 
     assert set(lesson.balanced()) == set(lesson.facts())
     [(_, replayed)] = current([lesson], Lesson("b", "", ()))
     assert replayed == list(lesson.balanced())
+
+
+def test_the_learner_takes_facts_in_equal_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: Counter[tuple[int, ...]] = Counter()
+    loaded = tiny_model("llama")
+    lesson = Lesson("a", "", (*wordings("boat", 6), *wordings("cat", 2)))
+    recipe = Recipe("one epoch", batch_size=4, epochs=1, min_steps=1)
+    really = learner.walk
+
+    def counted(new: Sequence[Any], *rest: Any) -> Any:
+        chosen = really(new, *rest)
+        seen.update(example.ids for example in chosen)
+        return chosen
+
+    monkeypatch.setattr(learner, "walk", counted)
+    Learner(recipe).run(loaded, lesson)
+    setting = Setting(loaded, lesson)
+    times = [seen[setting.encode(text).ids] for text in lesson.texts]
+    assert times == [1] * 6 + [3] * 2
