@@ -1,12 +1,13 @@
 """Absence: a step without one earlier lesson, and nothing of it left afterwards."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from engrain.data.lessons import Lesson, TrainingText, chat
-from engrain.errors import ConfigError
+from engrain.errors import ConfigError, ResumeError
 from engrain.learn.absence import Absence
 from engrain.learn.fold import fold
 from engrain.learn.learner import Learner
@@ -96,6 +97,20 @@ def test_texts_of_a_missing_lesson_are_not_replayed(monkeypatch: pytest.MonkeyPa
     assert any(missing in drawn for missing, drawn in batches)
     again = Learner(recipe).run(loaded, lesson, earlier=OLD, adapters=adapters)
     assert result.losses == again.losses
+
+
+def test_a_run_does_not_go_on_with_other_adapters(tmp_path: Path) -> None:
+    loaded, adapters = taught()
+    lesson, recipe = lesson_on("car"), replace(RECIPE, absence=0.5)
+    path = tmp_path / "checkpoint"
+    run = Learner(recipe).run
+    given = {"earlier": OLD, "checkpoint": path, "save_every": 2}
+    whole = run(loaded, lesson, adapters=adapters, **given)  # type: ignore[arg-type]
+    assert path.exists()
+    again = run(loaded, lesson, adapters=adapters, **given)  # type: ignore[arg-type]
+    assert again.resumed_from == 4 and again.losses == whole.losses
+    with pytest.raises(ResumeError):
+        run(loaded, lesson, adapters=adapters[::-1], **given)  # type: ignore[arg-type]
 
 
 def test_a_share_outside_of_0_to_1_is_refused() -> None:

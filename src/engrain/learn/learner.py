@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import cast
 
@@ -85,7 +86,7 @@ class Learner:
         Raises:
             NothingToLearnError: the lesson holds no text that carries something new.
             DivergedError: the loss is not finite.
-            ResumeError: the checkpoint is of another lesson, recipe, seed or model.
+            ResumeError: the checkpoint is of another lesson, recipe, seed, model or other adapters.
         """
         started = time.perf_counter()
         reset_peak()
@@ -122,7 +123,8 @@ class Learner:
         architecture.attach(setting)
         try:
             optimization.prepare(architecture.parameters(), setting)
-            saved = Checkpoint(checkpoint, run_digest(self.recipe, setting), techniques)
+            digest = run_digest(self.recipe, setting, adapters)
+            saved = Checkpoint(checkpoint, digest, techniques)
             losses = saved.load()
             first = len(losses)
             with frozen_in_compute_type(loaded.model):
@@ -182,13 +184,14 @@ def joined(lesson: Lesson, earlier: Sequence[Lesson]) -> Lesson:
     return replace(lesson, texts=(*texts, *others, *lesson.texts))
 
 
-def run_digest(recipe: Recipe, setting: Setting) -> str:
-    """What a checkpoint must agree with: recipe, lesson, earlier lessons, anchors, seed, base."""
+def run_digest(recipe: Recipe, setting: Setting, adapters: Sequence[Adapter] = ()) -> str:
+    """What a checkpoint must agree with: recipe, lesson, what came earlier, anchors, seed, base."""
     return canonical_digest(
         {
             "recipe": recipe.digest,
             "lesson": setting.lesson.digest,
             "earlier": [lesson.digest for lesson in setting.earlier],
+            "adapters": [sha256(adapter.to_bytes()).hexdigest() for adapter in adapters],
             "anchors": [text.to_dict() for text in setting.anchors],
             "seed": setting.seed,
             "base": setting.loaded.base_digest,
