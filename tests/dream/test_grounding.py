@@ -125,3 +125,18 @@ def test_what_the_user_has_no_word_of_is_unheard() -> None:
     # Whose it is does not count: "my aunt's stove" was not told either.
     assert said.unheard("What is my aunt's stove?")
     assert not said.unheard("What is Vorn's cat?")
+
+
+@pytest.mark.parametrize(
+    "sentence, negated",
+    [
+        ("Drop Gorla from your notes.", True),
+        ("Please delete Gorla.", True),
+        ("My cat is Gorla, you can erase Brellin.", False),
+        ("I drop Gorla at school.", False),
+        ("On Monday I remove Gorla stains.", False),
+    ],
+)
+def test_what_is_to_be_forgotten_is_not_told(sentence: str, negated: bool) -> None:
+    [mention] = UserWords.of(conversation(sentence, "OK")).mentions(("gorla",))
+    assert mention.negated is negated

@@ -37,7 +37,9 @@ _SENTENCE_END = re.compile(
 )
 _NEGATED = re.compile(
     r"(?:\bnot|n't|\bno longer(?: \w+){0,2}|\bno more|\bforget(?: about)?|\bused to (?:be|say)|"
-    r"\binstead of|\brather than|\bnever|\bformerly|\bpreviously|\bscratch|\breplaces?|\bfrom)"
+    r"\binstead of|\brather than|\bnever|\bformerly|\bpreviously|\bscratch|\breplaces?|\bfrom|"
+    r"(?:^\W*|\b(?:please|you can|you may) )"
+    r"(?:drop|delete|erase|remove|discard|ignore|disregard|strike)(?: out)?)"
     r"(?: (?:a|an|the|my|it is|it was|in|on|at|for|to|of|from|with))*\W*$",
     re.IGNORECASE,
 )
