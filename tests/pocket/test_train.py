@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import json
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from training.pocket.data import Corpus, Encoder, Mix, held_out, join, mark_loss, weigh
+from training.pocket.data import Corpus, Encoder, Mix, held_out, mark_loss
 from training.pocket.lean import BLOCK, Lean, Shape, from_hf, init_params, to_hf
 from training.pocket.optim import Optimiser, orthogonalise
 from training.pocket.recentre import recentre
@@ -87,33 +86,6 @@ def test_lean_equals_transformers() -> None:
         torch.testing.assert_close(grads[name], p.grad, rtol=1e-3, atol=2e-5)
 
 
-def test_weighted_loss_is_the_weighted_mean() -> None:
-    """A whole weight repeats a token; a batch of one weight is the plain mean."""
-    lean = Lean(TINY, dtype=torch.float32)
-    work = lean.working_copy(init_params(TINY, 1))
-    ids, where = torch.randint(4, TINY.vocab, (30,)), torch.tensor([3, 9, 20])
-    repeated = lean.loss(work, ids, [30], torch.tensor([3, 9, 9, 9, 20]))
-    weighted = lean.loss(work, ids, [30], where, torch.tensor([1.0, 3.0, 1.0]))
-    torch.testing.assert_close(weighted, repeated)
-    same = lean.loss(work, ids, [30], where, torch.full((3,), 0.2))
-    torch.testing.assert_close(same, lean.loss(work, ids, [30], where))
-
-
-def test_what_is_said_and_asked_has_its_weight(encoder: Encoder) -> None:
-    messages = [
-        {"role": "user", "content": "My cat is Mia.", "loss": False},
-        {"role": "assistant", "content": "Noted.", "loss": True},
-        {"role": "user", "content": "Who is my cat?", "loss": True},
-        {"role": "assistant", "content": "Mia.", "loss": True},
-    ]
-    [doc] = encoder.dialogues([weigh(messages, 1.0, 0.25)])
-    weights = {
-        w: encoder.raw.decode(doc.ids[doc.loss == np.float32(w)].tolist()) for w in (1, 0.25)
-    }
-    assert weights == {1: "Noted.Mia.", 0.25: "Who is my cat?"}
-    assert join([doc]).weights.tolist() == doc.loss[doc.loss > 0].tolist()
-
-
 def test_hf_names_round_trip() -> None:
     params = init_params(TINY, 1)
     again = from_hf(to_hf(params, TINY, torch.float32), TINY)
@@ -181,7 +153,7 @@ def test_encoding_equals_chat_template(folder: Path, encoder: Encoder) -> None:
     [doc] = encoder.dialogues([messages])
     assert tokenizer.apply_chat_template(messages)["input_ids"] == doc.ids.tolist()
     learned = "".join(f"{m['content']}<|im_end|>" for m in messages if m["loss"])
-    assert tokenizer.decode(doc.ids[doc.loss > 0]) == learned
+    assert tokenizer.decode(doc.ids[doc.loss]) == learned
 
 
 def test_pieces_end_at_messages(encoder: Encoder) -> None:
@@ -212,15 +184,6 @@ def test_batches(folder: Path, encoder: Encoder) -> None:
     assert shares["talks"] / total == pytest.approx(0.3, abs=0.08)
     assert shares["books"] / total == pytest.approx(0.1, abs=0.08)
     assert 0 < sum(held_out(str(i)) for i in range(2000)) < 60
-    weighted = replace(mix, weight_dialogue=0.5, weight_text=0.25)
-    weights = {
-        w
-        for step in range(9)
-        for w in Corpus(folder / "data", encoder, weighted, talk, seed=5)
-        .batch(step)
-        .weights.tolist()
-    }
-    assert weights == {1.0, 0.5, 0.25}
 
 
 def test_schedule() -> None:

@@ -26,10 +26,10 @@ Generate = Callable[[random.Random, int], list[Message]]
 
 @dataclass(frozen=True)
 class Doc:
-    """One document: token ids [n] and, for each token, what its prediction counts in the loss."""
+    """One document: token ids [n] and, for each token, whether predicting it is to be learned."""
 
     ids: np.ndarray  # int32 [n]
-    loss: np.ndarray  # float32 [n], 0: not learned
+    loss: np.ndarray  # bool [n]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,18 +37,17 @@ class Doc:
     def cut(self, start: int, stop: int) -> Doc:
         """Tokens `start` to `stop`; nothing predicts the first token."""
         loss = self.loss[start:stop].copy()
-        loss[:1] = 0
+        loss[:1] = False
         return Doc(self.ids[start:stop], loss)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents behind one another: ids [T], lengths, positions with loss and their weights [N]."""
+    """Documents behind one another: ids [T], their lengths, and the positions with loss [N]."""
 
     ids: np.ndarray
     lengths: list[int]
     where: np.ndarray
-    weights: np.ndarray
     shares: dict[str, int] = field(default_factory=dict)  # tokens by source
 
 
@@ -70,8 +69,7 @@ class Encoder:
                 head = f"<|im_start|>{m['role']}\n"
                 body = f"{m['content']}<|im_end|>"
                 if m["loss"]:
-                    start = at + len(head)
-                    span.append((start, start + len(body), float(m["loss"])))
+                    span.append((at + len(head), at + len(head) + len(body)))
                 parts.append(head + body + "\n")
                 at += len(parts[-1])
             texts.append("".join(parts))
@@ -79,10 +77,10 @@ class Encoder:
         docs = []
         for enc, span in zip(self._encode(texts), spans, strict=True):
             starts = np.array([o[0] for o in enc.offsets], dtype=np.int64)
-            loss = np.zeros(len(starts), dtype=np.float32)
-            for a, b, weight in span:
-                loss[np.searchsorted(starts, a) : np.searchsorted(starts, b)] = weight
-            loss[:1] = 0
+            loss = np.zeros(len(starts), dtype=bool)
+            for a, b in span:
+                loss[np.searchsorted(starts, a) : np.searchsorted(starts, b)] = True
+            loss[:1] = False
             docs.append(Doc(np.array(enc.ids, dtype=np.int32), loss))
         return docs
 
@@ -111,13 +109,6 @@ def mark_loss(messages: Sequence[Message]) -> list[Message]:
     return [
         {**m, "loss": m["role"] == "assistant" or m["content"].rstrip().endswith("?")}
         for m in messages
-    ]
-
-
-def weigh(messages: Sequence[Message], said: float, asked: float) -> list[Message]:
-    """Messages whose `loss` weighs what the assistant says and what the user asks."""
-    return [
-        {**m, "loss": (said if m["role"] == "assistant" else asked) * m["loss"]} for m in messages
     ]
 
 
@@ -169,10 +160,6 @@ class Mix:
     seq: int = 512  # longest document, in tokens
     long_fraction: float = 0.1  # share of generated dialogues that may be twice as long
     tokens: int = 4096  # of a batch
-    # What a token counts in the loss; an answer in a generated dialogue counts 1.
-    weight_asked: float = 1.0  # the user's words in any dialogue
-    weight_dialogue: float = 1.0  # natural dialogue
-    weight_text: float = 1.0  # books
 
 
 class Corpus:
@@ -201,9 +188,7 @@ class Corpus:
             if "text" in row:
                 self.books.append(self.encoder.text(row["text"]))
             else:
-                natural, asked = self.mix.weight_dialogue, self.mix.weight_asked
-                marked = weigh(mark_loss(row["messages"]), natural, natural * asked)
-                (kept if held_out(line) else talks).append(marked)
+                (kept if held_out(line) else talks).append(mark_loss(row["messages"]))
         for into, rows in ((self.validation, kept), ([], talks)):
             for i in range(0, len(rows), 256):
                 for doc in self.encoder.dialogues(rows[i : i + 256]):
@@ -236,8 +221,7 @@ class Corpus:
         assert self.generate is not None
         limit = self.mix.seq * (2 if rng.random() < self.mix.long_fraction else 1)
         hint = int(limit * rng.uniform(0.3, 1.0))
-        messages = weigh(self.generate(rng, hint), 1.0, self.mix.weight_asked)
-        doc = self.encoder.dialogues([messages])[0]
+        doc = self.encoder.dialogues([self.generate(rng, hint)])[0]
         return self.encoder.pieces(doc, limit)[0]
 
     def _join(self, docs: list[tuple[str, Doc]], rng: random.Random) -> Batch:
@@ -253,7 +237,12 @@ class Corpus:
             out.append(doc)
             shares[name] = shares.get(name, 0) + len(doc)
             room -= len(doc)
-        return join(out, shares)
+        return Batch(
+            np.concatenate([d.ids for d in out]).astype(np.int64),
+            [len(d) for d in out],
+            np.flatnonzero(np.concatenate([d.loss for d in out])),
+            shares,
+        )
 
     def _filler(self, rng: random.Random, room: int) -> tuple[str, Doc]:
         """A piece of a book, or else of a dialogue, of at most `room` tokens."""
@@ -266,12 +255,4 @@ class Corpus:
         book = rng.choices(self.books, [len(b) for b in self.books])[0]
         at = rng.randrange(max(1, len(book) - n))
         ids = book[at : at + n]
-        return "books", Doc(ids, (np.arange(len(ids)) > 0) * np.float32(self.mix.weight_text))
-
-
-def join(docs: Sequence[Doc], shares: dict[str, int] | None = None) -> Batch:
-    """Documents -> one batch."""
-    loss = np.concatenate([d.loss for d in docs])
-    where = np.flatnonzero(loss)
-    ids = np.concatenate([d.ids for d in docs]).astype(np.int64)
-    return Batch(ids, [len(d) for d in docs], where, loss[where], shares or {})
+        return "books", Doc(ids, np.arange(len(ids)) > 0)

@@ -210,13 +210,10 @@ class Lean:
         x = self._after(x, att, *rest[:4])
         return (x, *self._before(x, *rest[4:]))
 
-    def _loss(
-        self, h: Tensor, norm: Tensor, embed: Tensor, target: Tensor, weight: Tensor
-    ) -> Tensor:
-        """Weighted mean cross-entropy: h [N, d], target [N], weight [N]."""
+    def _loss(self, h: Tensor, norm: Tensor, embed: Tensor, target: Tensor) -> Tensor:
+        """Mean cross-entropy: h [N, d], target [N]."""
         h = _norm(h, norm, self.shape.eps).to(self.dtype)
-        logits = F.linear(h, embed.to(self.dtype)).float()
-        return (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
+        return F.cross_entropy(F.linear(h, embed.to(self.dtype)).float(), target)
 
     def hidden(self, w: dict[str, Tensor], ids: Tensor, lengths: Sequence[int]) -> Tensor:
         """Token ids [T] of documents of `lengths` -> states before the last norm [T, d]."""
@@ -236,18 +233,9 @@ class Lean:
         raise ValueError("a model needs at least one layer")
 
     def loss(
-        self,
-        w: dict[str, Tensor],
-        ids: Tensor,
-        lengths: Sequence[int],
-        where: Tensor,
-        weight: Tensor | None = None,
+        self, w: dict[str, Tensor], ids: Tensor, lengths: Sequence[int], where: Tensor
     ) -> Tensor:
-        """Mean loss of predicting the tokens at positions `where` (none first in a document).
-
-        `weight` [N]: what each of those tokens counts, without it all the same.
-        """
+        """Mean loss of predicting the tokens at positions `where` (none first in a document)."""
         h = self.hidden(w, ids, lengths)
-        weight = torch.ones(len(where)) if weight is None else weight
-        loss: Tensor = self._head(h[where - 1], w["norm"], w["embed"], ids[where], weight)
+        loss: Tensor = self._head(h[where - 1], w["norm"], w["embed"], ids[where])
         return loss

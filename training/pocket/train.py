@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from training.pocket.data import Batch, Corpus, Doc, Encoder, Mix, join
+from training.pocket.data import Batch, Corpus, Doc, Encoder, Mix
 from training.pocket.evaluate import evaluate_params
 from training.pocket.lean import Lean, Shape, from_hf, init_params
 from training.pocket.optim import Optimiser
@@ -67,8 +68,7 @@ class Trainer:
         self.progress = Progress()
         encoder = Encoder(Tokenizer.from_file(str(self.tokens_at / "tokenizer.json")))
         parts = (args.generated, args.dialogue, args.text)
-        weights = (args.weight_asked, args.weight_dialogue, args.weight_text)
-        mix = Mix(*parts, args.seq, args.long_fraction, args.batch_tokens, *weights)
+        mix = Mix(*parts, args.seq, args.long_fraction, args.batch_tokens)
         data = Path(args.data) if args.data else None
         self.corpus = Corpus(data, encoder, mix, _generator(args.generator), args.seed)
         self.stop = False
@@ -105,18 +105,16 @@ class Trainer:
     def step(self) -> float:
         """One batch; returns its loss."""
         share = learning_share(self.progress, self.args.warmup)
-        loss = self._loss(self.corpus.batch(self.progress.step))
+        loss = self._loss(self.model, self.corpus.batch(self.progress.step))
         loss.backward()
         self.optimiser.step(self.lr_muon * share, self.lr_adam * share)
         self.progress.step += 1
         self.progress.tokens += self.args.batch_tokens
         return loss.item()
 
-    def _loss(self, batch: Batch) -> torch.Tensor:
+    def _loss(self, model: Lean, batch: Batch) -> torch.Tensor:
         ids, where = torch.from_numpy(batch.ids), torch.from_numpy(batch.where)
-        return self.model.loss(
-            self.work, ids, batch.lengths, where, torch.from_numpy(batch.weights)
-        )
+        return model.loss(self.work, ids, batch.lengths, where)
 
     def _schedule(self) -> bool:
         """Start the decay if it is time or asked for; whether the run is over."""
@@ -139,9 +137,7 @@ class Trainer:
         total = count = 0.0
         for i in range(0, len(docs), 8):
             batch = join(docs[i : i + 8])
-            ids, where = torch.from_numpy(batch.ids), torch.from_numpy(batch.where)
-            loss = self.plain.loss(self.work, ids, batch.lengths, where)  # all tokens alike
-            total += loss.item() * len(where)
+            total += self._loss(self.plain, batch).item() * len(batch.where)
             count += len(batch.where)
         return round(total / count, 4)
 
@@ -207,6 +203,15 @@ class Trainer:
         }
 
 
+def join(docs: list[Doc]) -> Batch:
+    """Documents -> one batch."""
+    return Batch(
+        np.concatenate([d.ids for d in docs]).astype(np.int64),
+        [len(d) for d in docs],
+        np.flatnonzero(np.concatenate([d.loss for d in docs])),
+    )
+
+
 def _generator(name: str) -> Any:
     if name == "none":
         return None
@@ -233,9 +238,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--generated", type=float, default=0.80)
     p.add_argument("--dialogue", type=float, default=0.13)
     p.add_argument("--text", type=float, default=0.07)
-    p.add_argument("--weight-asked", type=float, default=1.0, help="loss of the user's words")
-    p.add_argument("--weight-dialogue", type=float, default=1.0, help="loss of natural dialogue")
-    p.add_argument("--weight-text", type=float, default=1.0, help="loss of books")
     p.add_argument("--warmup", type=int, default=100)
     p.add_argument("--lr-muon", type=float, help="default 0.01, with --init 0.005")
     p.add_argument("--lr-adam", type=float, help="default 0.0015, with --init 0.00075")
