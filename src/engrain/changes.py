@@ -119,8 +119,9 @@ class Changes:
     def gone(self, lesson: str) -> Change:
         """Undo a lesson, unless it is undone already."""
         if lesson != "last" and (entry := self._ledger.get_entry(lesson)).status == "undone":
-            now, later = self._ledger.current().digest, self._later(entry.id)
-            right = passed(self._folding().engine, probes := self.recall_probes())
+            served, later = self._folding(), self._later(entry.id)
+            now, probes = served.refresh(), self.recall_probes()
+            right = passed(served.engine, probes)
             others = Others(len(probes), right, right) if later else None
             return Change(entry.id, entry.title, "undone", now, now, others, later)
         return self.make(lesson, "undone")
