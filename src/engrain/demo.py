@@ -189,7 +189,7 @@ def _naive(
             adapters.append(result.adapter)
             served.show(adapters)
             history.add_day(ask_all(served.engine, stream), supersedes=day.supersedes)
-        return history, run_panel(served.engine, home.panel)
+        return history, run_panel(served.engine, home.panel, parts=("loss",))
 
 
 def _plot(folder: Path, history: ProbeHistory, naive: ProbeHistory) -> list[Path]:
