@@ -38,7 +38,12 @@ class Adapter:
             "settings": json.dumps(dict(self.settings), sort_keys=True),
         }
         tensors = {k: v.detach().contiguous() for k, v in sorted(self.tensors.items())}
-        return bytes(save(tensors, metadata=header))
+        raw = bytes(save(tensors, metadata=header))
+        # The library writes the header's metadata in an order that changes from call to call.
+        length = int.from_bytes(raw[:8], "little")
+        ordered = json.dumps(json.loads(raw[8 : 8 + length]), sort_keys=True).encode()
+        ordered += b" " * (-len(ordered) % 8)
+        return len(ordered).to_bytes(8, "little") + ordered + raw[8 + length :]
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Adapter:
