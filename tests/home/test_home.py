@@ -343,7 +343,9 @@ def test_what_the_others_lose_is_told(taught: Home, monkeypatch: pytest.MonkeyPa
     assert taught.enable(names[0]).others is None and taught.undo("last").others is None
 
 
-def test_a_middle_lesson_leaves_and_the_later_are_learned_again(taught: Home) -> None:
+def test_a_middle_lesson_leaves_and_the_later_are_learned_again(
+    tmp_path: Path, taught: Home
+) -> None:
     """The weights are those of a home that never learned it."""
     first, second, third = ids(taught)
     states = [state.digest for state in taught.ledger.history()]
@@ -360,6 +362,9 @@ def test_a_middle_lesson_leaves_and_the_later_are_learned_again(taught: Home) ->
     taught.undo("last")
     adapter = taught.show(taught.relearn(third).lesson.id).adapter
     assert adapter == taught.show(again.lesson.id).adapter
+    taught.undo("last")
+    never = taught.learn(examples_file(tmp_path, 3))
+    assert never.state_before == states[1] and never.state_after == change.state_after
     assert taught.verify() == []
 
 
