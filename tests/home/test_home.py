@@ -323,20 +323,25 @@ def test_a_lesson_learned_after_an_undo(tmp_path: Path, taught: Home) -> None:
 def test_what_the_others_lose_is_told(taught: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked with the weights before and after, of the lessons that stay, and of no one else."""
     names, whole = ids(taught), taught.state.digest
-    asked: list[tuple[str, set[str]]] = []
+    asked: list[tuple[str, Any]] = []
 
     def answered(engine: Any, probes: list[Probe]) -> int:
-        asked.append((engine.state_digest, {p.id.split("-")[0] for p in probes}))
+        asked.append((engine.state_digest, [p.messages for p in probes]))
         return 5 if engine.state_digest == whole else 3
 
     monkeypatch.setattr(changing, "passed", answered)
-    probes = [p for name in names[1:] for p in taught.ledger.lesson(name).probes]
-    wanted = {p.id.split("-")[0] for p in probes if p.kind in RECALL_KINDS}
+    probes = {
+        name: [p.messages for p in taught.ledger.lesson(name).probes if p.kind in RECALL_KINDS]
+        for name in names
+    }
+    assert all(probes.values())
+    wanted = [*probes[names[1]], *probes[names[2]]]
     plan = taught.undo(names[0], dry_run=True)
     assert plan.later == tuple(names[1:]) and taught.state.digest == whole == live_digest(taught)
     assert plan.others is not None and (plan.others.before, plan.others.after) == (5, 3)
     assert plan.others.lost == pytest.approx(200 / plan.others.asked)
-    assert asked == [(whole, wanted), (plan.state_after, wanted)]
+    assert [state for state, _ in asked] == [whole, plan.state_after]
+    assert all(sorted(map(str, found)) == sorted(map(str, wanted)) for _, found in asked)
     change = taught.disable(names[0])
     assert change.others == plan.others and change.to_dict()["others"]["after"] == 3
     # It comes back, or the last one leaves: nobody can lose anything.
@@ -418,6 +423,16 @@ def test_learning_again_that_is_stopped_loses_nothing(
     assert taught.ledger.get_entry(second).status == "undone"
     assert taught.relearn(third).accepted and len(taught.state.lessons) == 2
     assert taught.verify() == []
+
+
+def test_it_is_learned_again_with_the_recipe_of_the_first_time(reopen: Opened) -> None:
+    home = reopen(**{"learn.recipe": "naive-full"})
+    last = ids(home)[-1]
+    first = home.show(last)
+    home.undo("last")
+    again = home.show(home.relearn(last).lesson.id)
+    assert again.recipe["name"] == "naive-lora" and again.recipe == first.recipe
+    assert again.adapter == first.adapter
 
 
 def test_only_what_is_out_of_service_is_learned_again(taught: Home) -> None:
