@@ -2,24 +2,36 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from engrain.data.examples import Batch, Example
-from engrain.learn import compute
+from engrain.data.lessons import Lesson, TrainingText, chat
+from engrain.data.messages import Message
+from engrain.errors import UnsupportedModelError
+from engrain.learn import compute, registry
 from engrain.learn.compute import hidden_logits
-from engrain.learn.representation import context_frozen
-from engrain.learn.representation.context_frozen import frozen_logits
+from engrain.learn.learner import Learner
+from engrain.learn.recipe import Choice, Recipe
+from engrain.learn.technique import Representation, Setting
+from engrain.model.digest import tensor_digest
+from engrain.model.engine import Engine
+from engrain.model.loading import LoadedModel
 from engrain.model.testing import tiny_model
 
 MODELS = [
     ("llama", {}),
     ("llama", {"tied": False, "kv_heads": 1}),
     ("qwen3", {}),
+    ("qwen3", {"sliding_window": 5}),
+    ("mistral", {"sliding_window": 6}),
+    ("gemma2", {"sliding_window": 6}),
     ("gemma3", {"sliding_window": 8}),
+    ("olmo2", {}),
+    ("smollm3", {"layers": 4}),
 ]
 
 
@@ -32,6 +44,16 @@ def batch_of(context: list[int], target: list[int], frozen: int) -> Batch:
     ids = (*context, *target)
     mask = (False,) * len(context) + (True,) * len(target)
     return Batch.of([Example(ids, mask, frozen)], pad_id=0)
+
+
+def frozen(
+    loaded: LoadedModel, lesson: Lesson | None = None, source: Any = None, **settings: Any
+) -> Representation:
+    """The technique, prepared on a model."""
+    technique = registry.build("representation", "context_frozen", settings)
+    assert isinstance(technique, Representation)
+    technique.prepare(Setting(loaded, lesson or Lesson("none", "", ()), contexts=source))
+    return technique
 
 
 @contextmanager
@@ -66,13 +88,11 @@ def test_loss_and_gradient_equal_the_definition(architecture: str, shape: dict) 
     model = loaded.model.requires_grad_(True)
     batch = batch_of([5, 9, 11, 7, 12, 8, 6, 13, 4], [21, 22, 23, 24], frozen=9)
 
-    logits, targets = frozen_logits(model, batch)
-    frozen_loss = cross_entropy(logits, targets)
+    frozen_loss = frozen(loaded).loss(batch)
     frozen_gradients = gradients(model, frozen_loss)
 
     with detached_context(model, 8):
-        logits, targets = hidden_logits(model, batch)
-        loss = cross_entropy(logits, targets)
+        loss = cross_entropy(*hidden_logits(model, batch))
         reference = gradients(model, loss)
 
     assert torch.allclose(frozen_loss, loss, atol=1e-5)
@@ -80,26 +100,31 @@ def test_loss_and_gradient_equal_the_definition(architecture: str, shape: dict) 
     for name, parameter in model.named_parameters():
         if id(parameter) in embedding:
             continue
-        assert torch.allclose(frozen_gradients[name], reference[name], atol=1e-5), name
+        assert torch.allclose(frozen_gradients[name], reference[name], atol=2e-5), name
 
 
 def test_definition_differs_from_ordinary_masking() -> None:
     """The sceptic's check: without the detached keys and values the gradient is another one."""
-    model = tiny_model("llama").model.requires_grad_(True)
+    loaded = tiny_model("llama")
+    model = loaded.model.requires_grad_(True)
     batch = batch_of([5, 9, 11, 7, 12, 8], [21, 22], frozen=6)
-    frozen = gradients(model, cross_entropy(*frozen_logits(model, batch)))
+    held = gradients(model, frozen(loaded).loss(batch))
     ordinary = gradients(model, cross_entropy(*hidden_logits(model, batch)))
-    name = next(n for n in frozen if n.endswith("v_proj.weight"))
-    assert not torch.allclose(frozen[name], ordinary[name], atol=1e-4)
+    name = next(n for n in held if n.endswith("v_proj.weight"))
+    assert not torch.allclose(held[name], ordinary[name], atol=1e-4)
 
 
-def test_context_of_one_token_is_the_ordinary_gradient() -> None:
-    model = tiny_model("llama").model.requires_grad_(True)
-    batch = batch_of([5], [21, 22, 23], frozen=1)
-    frozen = gradients(model, cross_entropy(*frozen_logits(model, batch)))
+@pytest.mark.parametrize("settings", [{}, {"shortest": 7}])
+def test_what_is_not_frozen_has_the_ordinary_gradient(settings: dict) -> None:
+    """A context of one token, and one below the shortest that is frozen."""
+    loaded = tiny_model("llama")
+    model = loaded.model.requires_grad_(True)
+    context = [5, 9, 11, 7, 12, 8] if settings else [5]
+    batch = batch_of(context, [21, 22, 23], frozen=len(context))
+    held = gradients(model, frozen(loaded, **settings).loss(batch))
     ordinary = gradients(model, cross_entropy(*hidden_logits(model, batch)))
     for name, gradient in ordinary.items():
-        assert torch.allclose(frozen[name], gradient, atol=1e-6), name
+        assert torch.allclose(held[name], gradient, atol=1e-6), name
 
 
 def test_no_gradient_reaches_the_inputs_of_the_context() -> None:
@@ -118,23 +143,179 @@ def test_no_gradient_reaches_the_inputs_of_the_context() -> None:
     assert vectors.grad[:, 3:-1].abs().sum() > 0
 
 
-def test_batch_of_unequal_contexts_equals_one_by_one() -> None:
-    model = tiny_model("llama").model
-    rows = [
-        Example((5, 9, 11, 7, 21, 22), (False,) * 4 + (True,) * 2, 4),
-        Example((5, 9, 21, 22, 23), (False,) * 2 + (True,) * 3, 2),
-        Example((8, 21), (False, True), 1),
-    ]
-    together, targets = frozen_logits(model, Batch.of(rows, 0))
-    alone = [frozen_logits(model, Batch.of([row], 0)) for row in rows]
-    assert torch.equal(targets, torch.cat([t for _, t in alone]))
-    assert torch.allclose(together, torch.cat([logits for logits, _ in alone]), atol=1e-5)
+ROWS = [
+    Example((5, 9, 11, 7, 21, 22), (False,) * 4 + (True,) * 2, 4, weight=2.0),
+    Example((5, 9, 21, 22, 23), (False,) * 2 + (True,) * 3, 2),
+    Example((5, 9, 11, 7, 23, 24, 25), (False,) * 4 + (True,) * 3, 4),
+    Example((8, 21), (False, True), 1),
+]
 
 
-def test_recomputed_cache_gives_the_same_bits() -> None:
-    model = tiny_model("llama").model
-    batch = batch_of([5, 9, 11, 7], [21, 22], frozen=4)
-    first, _ = frozen_logits(model, batch)
-    second, _ = frozen_logits(model, replace(batch))
-    assert torch.equal(first, second)
-    assert context_frozen.ContextFrozen.name == "context_frozen"
+@pytest.mark.parametrize("shape", [{}, {"sliding_window": 3}])
+def test_batch_of_unequal_contexts_equals_one_by_one(shape: dict) -> None:
+    loaded = tiny_model("qwen3", **shape)
+    model = loaded.model.requires_grad_(True)
+    technique = frozen(loaded)
+    together = technique.loss(Batch.of(ROWS, 0))
+    alone = sum(row.weight * technique.loss(Batch.of([row], 0)) for row in ROWS) / 5
+    assert torch.allclose(together, alone, atol=1e-5)
+    one, other = gradients(model, together), gradients(model, alone)
+    for name, gradient in one.items():
+        assert torch.allclose(gradient, other[name], atol=1e-5), name
+
+
+LONG = [Message("user", f"Line {i} of a long talk.") for i in range(9)]
+FOLLOWED = Lesson(
+    "long",
+    "",
+    tuple(
+        TrainingText(chat(*(m.content for m in LONG), answer), "fact", f"talk: {answer}")
+        for answer in ("Yes, it was long.", "No, it is short.", "Who can say?")
+    ),
+)
+
+
+def long_batch(loaded: LoadedModel) -> tuple[Batch, tuple[int, ...]]:
+    setting = Setting(loaded, FOLLOWED)
+    examples = [setting.encode(text) for text in FOLLOWED.texts]
+    assert len({e.ids[: e.context_length] for e in examples}) == 1
+    return Batch.of(examples, loaded.pad_id), examples[0].ids[: examples[0].context_length - 1]
+
+
+def test_live_context_is_lent_by_serving_and_gives_the_bits_of_one_computed() -> None:
+    loaded = tiny_model("qwen3", max_length=1024)
+    engine = Engine(loaded)
+    batch, prefix = long_batch(loaded)
+    answer = list(engine.stream(FOLLOWED.texts[0].messages[:-1], max_new_tokens=6))
+    held = engine.cache.peek((engine.state_digest, loaded.revision))
+    assert held is not None and tuple(held.ids[: len(prefix)]) == prefix
+    before = [layer.keys.clone() for layer in held.cache.layers]
+    loaded.model.requires_grad_(True)
+
+    live = frozen(loaded, FOLLOWED, engine.context, live=16)
+    assert (
+        next(iter(live._kept.values())).keys[0].data_ptr() == held.cache.layers[0].keys.data_ptr()
+    )
+    losses = [live.loss(batch) for _ in range(2)]
+    lent = gradients(loaded.model, losses[0])
+    again = frozen(loaded, FOLLOWED, Engine(loaded).context, live=16)
+    computed_loss = again.loss(batch)
+    computed = gradients(loaded.model, computed_loss)
+
+    assert torch.equal(losses[0], losses[1])
+    assert torch.allclose(losses[0], computed_loss, atol=1e-6)
+    for name, gradient in lent.items():
+        assert torch.allclose(gradient, computed[name], atol=1e-6), name
+    assert all(
+        torch.equal(layer.keys, old) for layer, old in zip(held.cache.layers, before, strict=True)
+    )
+    loaded.model.requires_grad_(False)
+    assert list(engine.stream(FOLLOWED.texts[0].messages[:-1], max_new_tokens=6)) == answer
+
+
+def test_context_computed_twice_gives_the_same_bits() -> None:
+    loaded = tiny_model("llama", max_length=1024)
+    batch, _ = long_batch(loaded)
+    kept, anew = frozen(loaded, FOLLOWED, live=16), frozen(loaded, FOLLOWED, live=16, refresh=1)
+    assert torch.equal(kept.loss(batch), anew.loss(batch))
+
+
+def test_several_examples_of_one_conversation_share_one_context() -> None:
+    loaded = tiny_model("llama", max_length=1024)
+    engine, asked = Engine(loaded), []
+
+    def source(ids: Any) -> Any:
+        asked.append(tuple(ids))
+        return engine.context(ids)
+
+    batch, prefix = long_batch(loaded)
+    technique = frozen(loaded, FOLLOWED, source, live=16)
+    for _ in range(3):
+        technique.loss(batch)
+    assert asked == [prefix]
+
+
+def test_refresh_follows_the_weights_and_keeping_does_not() -> None:
+    loaded = tiny_model("llama", max_length=1024)
+    batch, _ = long_batch(loaded)
+    kept = frozen(loaded, FOLLOWED, live=16)
+    anew = frozen(loaded, FOLLOWED, live=16, refresh=2)
+
+    def value(technique: Representation) -> float:
+        return float(technique.loss(batch).detach())
+
+    first = value(kept), value(anew)
+    assert first[0] == first[1]
+    with torch.no_grad():
+        for layer in loaded.model.model.layers:
+            layer.self_attn.v_proj.weight.mul_(1.5)
+    assert value(anew) == value(kept)
+    assert value(anew) != value(kept)
+    assert value(anew) == value(frozen(loaded, FOLLOWED, live=16))
+
+
+@pytest.mark.parametrize("refresh", [0, 1, 3])
+def test_run_on_a_kept_context_continues_to_the_bit(tmp_path: Any, refresh: int) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(done: int, steps: int, loss: float) -> None:
+        if done == 5:
+            raise StopError
+
+    loaded = tiny_model("llama", max_length=1024)
+    recipe = Recipe(
+        "long",
+        representation=Choice("context_frozen", {"live": 16, "refresh": refresh}),
+        batch_size=2,
+        min_steps=8,
+        max_steps=8,
+    )
+    whole = Learner(recipe).run(loaded, FOLLOWED)
+    path = tmp_path / "checkpoint"
+    with pytest.raises(StopError):
+        Learner(recipe).run(loaded, FOLLOWED, checkpoint=path, save_every=4, on_step=stop)
+    resumed = Learner(recipe).run(loaded, FOLLOWED, checkpoint=path, save_every=4)
+    assert resumed.resumed_from == 4
+    assert resumed.losses == whole.losses
+    assert tensor_digest(dict(resumed.adapter.tensors)) == tensor_digest(
+        dict(whole.adapter.tensors)
+    )
+
+
+@pytest.mark.parametrize(
+    ("architecture", "why"), [("lfm2", "can't be cut back"), ("gemma4", "earlier ones")]
+)
+def test_refuses_models_whose_cache_is_more_than_keys_and_values(
+    architecture: str, why: str
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=why) as caught:
+        frozen(tiny_model(architecture))
+    assert "full_context" in caught.value.remedy
+
+
+def test_recomputed_activations_give_the_same_gradient_with_less_kept() -> None:
+    loaded = tiny_model("qwen3", max_length=1024, layers=4)
+    model = loaded.model.requires_grad_(True)
+    batch, _ = long_batch(loaded)
+    technique = frozen(loaded, FOLLOWED, live=16)
+
+    def kept(loss: Any) -> tuple[int, dict[str, torch.Tensor]]:
+        count = 0
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            nonlocal count
+            count += tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            value = loss()
+        return count, gradients(model, value)
+
+    plain, expected = kept(lambda: technique.loss(batch))
+    with compute.recomputing(loaded):
+        little, again = kept(lambda: technique.loss(batch))
+    assert little < plain / 2
+    for name, gradient in expected.items():
+        assert torch.equal(gradient, again[name]), name
+    assert "forward" not in vars(model.model.layers[0])

@@ -68,6 +68,23 @@ class Batch:
             torch.tensor([example.context_length for example in examples]),
         )
 
+    def rows(self, which: Sequence[int], starts: Tensor) -> Batch:
+        """Some rows, each from its column ``starts`` on, padded to the longest of them."""
+        import torch
+
+        index = list(which)
+        lengths = self.attention_mask.sum(-1)[index]
+        columns = starts[:, None] + torch.arange(int((lengths - starts).max()))
+        valid = columns < lengths[:, None]
+        at = columns.clamp_max(self.input_ids.shape[1] - 1)
+        return Batch(
+            self.input_ids[index].gather(1, at),
+            valid,
+            self.loss_mask[index].gather(1, at) & valid,
+            self.weights[index],
+            (self.context_lengths[index] - starts).clamp_min(0),
+        )
+
 
 def encode(
     tokenizer: PreTrainedTokenizerBase,

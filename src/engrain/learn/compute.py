@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from engrain.data.examples import Batch
+from engrain.learn.heads import Head, head_of
+from engrain.model.context import attended, attending_again
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from engrain.model.loading import LoadedModel
 
 
 @cache
@@ -89,21 +95,76 @@ def attention_for(model: PreTrainedModel, tokens: int) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def hidden_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits that predict the batch's targets, and the targets.
+def hidden_states(
+    model: PreTrainedModel, batch: Batch, positions: Tensor | None = None
+) -> tuple[Head | None, Tensor, Tensor]:
+    """The output layer, what it is given where the batch's targets are predicted, the targets.
 
-    Gives ``(targets, vocabulary)`` and ``(targets,)``, row by row in order. Only columns that some
-    row needs go through the output matrix.
+    Gives ``(targets, dim)`` and ``(targets,)``, row by row in order. Where the model makes its
+    logits in another way the layer is None, and the logits ``(targets, vocabulary)`` stand in.
+    ``positions`` ``(batch, seq)`` are given while the model attends to a context.
     """
-    columns = batch.loss_mask.any(0).nonzero().squeeze(-1)
-    with attention_for(model, batch.input_ids.shape[1]):
-        output = model(
-            input_ids=batch.input_ids,
-            attention_mask=None
-            if bool(batch.attention_mask.all())
-            else batch.attention_mask.long(),
-            logits_to_keep=columns - 1,
-            use_cache=False,
-        )
-    wanted = batch.loss_mask[:, columns]
-    return output.logits[wanted], batch.input_ids[:, columns][wanted]
+    head = head_of(model)
+    # Right-padded rows under a causal mask: no token sees the padding.
+    arguments: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
+    way: AbstractContextManager[None] = nullcontext()
+    if positions is not None:
+        arguments["position_ids"] = positions
+    else:
+        way = attention_for(model, batch.input_ids.shape[1])
+        if not bool(batch.attention_mask.all()):
+            arguments["attention_mask"] = batch.attention_mask.long()
+    targets = batch.input_ids[batch.loss_mask]
+    wanted = batch.loss_mask[:, 1:]
+    with way:
+        if head is not None:
+            hidden = head.decoder(**arguments).last_hidden_state
+            return head, hidden[:, :-1][wanted], targets
+        return None, model(**arguments).logits[:, :-1][wanted], targets
+
+
+def hidden_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Logits ``(targets, vocabulary)`` that predict the batch's targets, and the targets."""
+    head, hidden, targets = hidden_states(model, batch)
+    return (hidden if head is None else head.logits(hidden)), targets
+
+
+def losses_of(head: Head | None, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Negative log-likelihoods ``(targets,)`` of what :func:`hidden_states` gave, fp32."""
+    if head is None:
+        return cross_entropy(hidden.float(), targets, reduction="none")
+    return head.losses(hidden, targets)
+
+
+@contextmanager
+def recomputing(loaded: LoadedModel) -> Iterator[None]:
+    """Keep only what goes from layer to layer, and run each layer again in backward.
+
+    A third more arithmetic; the activations of one layer at a time. (Chen et al., arXiv
+    1604.06174, section 4.)
+    """
+    layers = loaded.model.get_submodule(loaded.profile.layers_path)
+    before = [layer.forward for layer in layers]
+    for layer in layers:
+        layer.forward = _again(loaded.model, layer.forward)
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, before, strict=True):
+            del layer.forward
+            assert layer.forward == forward
+
+
+def _again(model: Any, forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*given: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*given, **named)
+        seen, way = attended(), model.config._attn_implementation
+
+        def body(*given: Any, **named: Any) -> Any:
+            with attending_again(model, seen, way):
+                return forward(*given, **named)
+
+        return checkpoint(body, *given, use_reentrant=False, **named)
+
+    return run

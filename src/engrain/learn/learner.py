@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -17,18 +18,20 @@ from engrain.data.lessons import Lesson, TrainingText, canonical_digest
 from engrain.errors import DivergedError, NothingToLearnError
 from engrain.learn.absence import Absence
 from engrain.learn.checkpoint import Checkpoint
-from engrain.learn.compute import frozen_in_compute_type
+from engrain.learn.compute import frozen_in_compute_type, recomputing
 from engrain.learn.memory import peak_memory_bytes, reset_peak
 from engrain.learn.recipe import Recipe
 from engrain.learn.replay.reservoir import current, walk
 from engrain.learn.technique import (
     Architecture,
+    ContextSource,
     Optimization,
     Regularization,
     Replay,
     Representation,
     Setting,
 )
+from engrain.learn.update import GradientRelease
 from engrain.model.adapter import Adapter
 from engrain.model.loading import LoadedModel
 
@@ -70,6 +73,7 @@ class Learner:
         earlier: Sequence[Lesson] = (),
         adapters: Sequence[Adapter] = (),
         anchors: Sequence[TrainingText] = (),
+        contexts: ContextSource | None = None,
         seed: int = 0,
         on_step: OnStep | None = None,
         checkpoint: Path | None = None,
@@ -78,13 +82,15 @@ class Learner:
         """Learn one lesson on the model as it is.
 
         ``earlier`` are the lessons in its weights, ``adapters`` what was learned from each; a
-        recipe with ``absence`` needs both.
+        recipe with ``absence`` needs both. ``contexts`` lends keys and values that serving has
+        computed already.
 
         ``checkpoint`` is a file from which an interrupted run continues, to the bit, and to which
         this run saves every ``save_every`` steps.
 
         Raises:
             NothingToLearnError: the lesson holds no text that carries something new.
+            ConfigError: the recipe's parts don't go together.
             DivergedError: the loss is not finite.
             ResumeError: the checkpoint is of another lesson, recipe, seed, model or other adapters.
         """
@@ -105,6 +111,7 @@ class Learner:
             seed,
             steps=self.recipe.steps(lesson),
             batch_size=self.recipe.batch_size,
+            contexts=contexts,
         )
         techniques = self.recipe.build()
         architecture = cast(Architecture, techniques["architecture"][0])
@@ -127,7 +134,13 @@ class Learner:
             saved = Checkpoint(checkpoint, digest, techniques)
             losses = saved.load()
             first = len(losses)
-            with frozen_in_compute_type(loaded.model):
+            with ExitStack() as ways:
+                ways.enter_context(frozen_in_compute_type(loaded.model))
+                if self.recipe.recompute:
+                    ways.enter_context(recomputing(loaded))
+                if self.recipe.gradient_release:
+                    release = GradientRelease(optimization, architecture.parameters())
+                    ways.enter_context(release.hooked(lambda: step))
                 for step in range(first, setting.steps):
                     torch.manual_seed(setting.rng("step", step).getrandbits(62))
                     with absence.of(step) as missing:

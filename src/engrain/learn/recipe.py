@@ -38,7 +38,9 @@ class Recipe:
     replay comes on top. ``restart`` learns from the base weights instead of the served ones, with
     every earlier lesson as new text: the joint training that bounds continual learning from above.
     ``absence`` is the share of steps in which one earlier lesson is missing from the weights, so
-    that it may be undone (:mod:`engrain.learn.absence`).
+    that it may be undone (:mod:`engrain.learn.absence`). ``gradient_release`` takes each
+    parameter's step inside backward, so that one layer's gradient is alive at a time;
+    ``recompute`` keeps no activations inside layers and computes them again in backward.
 
     Example:
         >>> named("default").with_settings({"optimization.learning_rate": 1e-3}).name
@@ -58,6 +60,8 @@ class Recipe:
     max_steps: int = 400
     restart: bool = False
     absence: float = 0.0
+    gradient_release: bool = False
+    recompute: bool = False
 
     def steps(self, lesson: Lesson) -> int:
         """Optimizer steps that a lesson takes."""
@@ -78,6 +82,8 @@ class Recipe:
             "max_steps": self.max_steps,
             "restart": self.restart,
             "absence": self.absence,
+            "gradient_release": self.gradient_release,
+            "recompute": self.recompute,
         }
         for category in SINGLE:
             choice = getattr(self, category)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -28,7 +28,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from engrain.model.adapter import Adapter
+    from engrain.model.context import Context
     from engrain.model.loading import LoadedModel
+
+ContextSource = Callable[[Sequence[int]], "Context"]
+"""Gives the keys and values of a token sequence; :meth:`engrain.model.engine.Engine.context`."""
 
 CATEGORIES = ("architecture", "optimization", "regularization", "replay", "representation")
 
@@ -86,7 +90,8 @@ class Setting:
     """What techniques see of a run: the model before the lesson, the lesson, what came earlier.
 
     ``earlier`` are the active lessons in the order in which they were accepted; ``anchors`` are
-    general texts whose predictions should not move.
+    general texts whose predictions should not move; ``contexts`` gives the keys and values of token
+    sequences under the weights before the lesson, from serving's cache where it holds them.
     """
 
     loaded: LoadedModel
@@ -96,6 +101,7 @@ class Setting:
     seed: int = 0
     steps: int = 1
     batch_size: int = 8
+    contexts: ContextSource | None = None
 
     def encode(self, text: TrainingText, lesson: str = "") -> Example:
         """A training text as an example of this model's tokens."""
@@ -185,6 +191,10 @@ class Optimization(Technique):
     def step(self, step: int) -> float:
         """Turn the gradients into a change of parameters and clear them; gives the step size."""
         raise NotImplementedError
+
+    def state_bytes(self, parameters: Mapping[str, nn.Parameter]) -> int:
+        """Bytes that the state of these parameters takes; two fp32 moments unless it says so."""
+        return sum(8 * parameter.numel() for parameter in parameters.values())
 
 
 class Regularization(Technique):

@@ -28,6 +28,16 @@ class GrowingLayer(DynamicLayer):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)  # type: ignore[no-untyped-call]
         self._buffers: tuple[Tensor, Tensor] | None = None
+        self._lent = 0
+
+    def lend(self, length: int) -> tuple[Tensor, Tensor]:
+        """A view of the first ``length`` tokens that later writes will not change.
+
+        A write below that length, after the layer was cut back, takes new buffers.
+        """
+        assert self.keys is not None and self.values is not None
+        self._lent = max(self._lent, length)
+        return self.keys[:, :, :length].detach(), self.values[:, :, :length].detach()
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -37,7 +47,8 @@ class GrowingLayer(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
         stop = start + key_states.shape[-2]
-        if self._buffers is None or self._buffers[0].shape[-2] < stop:
+        if self._buffers is None or self._buffers[0].shape[-2] < stop or start < self._lent:
+            self._lent = 0
             capacity = max(stop + ROOM, 2 * start)
             old = (self.keys, self.values)
             fresh = tuple(
@@ -134,6 +145,10 @@ class PrefixCache:
             truncate(entry.cache, shared)
             entry.ids = entry.ids[:shared]
         return entry
+
+    def peek(self, key: Hashable) -> Remembered | None:
+        """The entry as it stands, if it was made under this key; it stays in the store."""
+        return self._entry if self._entry is not None and self._entry.key == key else None
 
     def put(self, entry: Remembered) -> None:
         """Keep an entry whose cache holds exactly its tokens; any other is dropped."""

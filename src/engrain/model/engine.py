@@ -22,6 +22,7 @@ from engrain.data.messages import Message
 from engrain.data.templates import render
 from engrain.errors import UsageError
 from engrain.model.cache import PrefixCache, Remembered, common_prefix, new_cache, padded
+from engrain.model.context import Context, check_context, compute_context, extend
 from engrain.model.loading import LoadedModel
 from engrain.model.sampling import TextDecoder, choose, decode, decode_after, row_uniforms
 
@@ -194,6 +195,28 @@ class Engine:
                 total += float(losses.double().sum())
             count += sum(len(row) - 1 for row in chosen)
         return total / count if count else float("nan")
+
+    # Contexts
+
+    def context(self, ids: Sequence[int]) -> Context:
+        """Keys and values of a conversation's first tokens under the weights in force.
+
+        A view of the cache of the last conversation where that begins with them, or goes on with
+        them; else they are computed. Nothing that serving does later changes what was given.
+
+        Raises:
+            UnsupportedModelError: the model's attention keeps more than keys and values.
+        """
+        check_context(self.loaded)
+        wanted, key = list(ids), self._cache_key()
+        entry = self.cache.peek(key)
+        if entry is None or entry.ids[: len(wanted)] != wanted[: len(entry.ids)]:
+            return compute_context(self.loaded, [wanted], key)
+        rest = torch.tensor([wanted[len(entry.ids) :]], dtype=torch.long)
+        if rest.numel():
+            extend(self.loaded, entry.cache, rest.to(self.loaded.device))
+            entry.ids.extend(rest[0].tolist())
+        return Context.view(entry.cache, len(wanted), key)
 
     # Encoding
 

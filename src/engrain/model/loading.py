@@ -93,6 +93,10 @@ class LoadedModel:
         """Fresh fp32 copies of the weights that the model was loaded with, on the CPU."""
         return {name: tensor.to(torch.float32, copy=True) for name, tensor in self._base.items()}
 
+    def stored(self) -> Mapping[str, Tensor]:
+        """The weights that the model was loaded with, on the CPU; maybe bf16, never written."""
+        return self._base
+
     def set_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Copy a whole state into the live parameters, in place; tied ones stay tied.
 

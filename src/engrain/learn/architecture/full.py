@@ -41,7 +41,13 @@ class Full(Architecture):
         """Remember the weights before the lesson and let the chosen ones take gradients."""
         self._model = setting.loaded.model
         self._trained = self._chosen(setting)
-        self._before = {name: p.detach().clone() for name, p in self._trained.items()}
+        # Weights that no lesson has changed are kept aside already.
+        base = setting.loaded.stored()
+        changed = set(setting.loaded.changed_since(base))
+        self._before = {
+            name: p.detach().clone() if name in changed else base[name]
+            for name, p in self._trained.items()
+        }
         for parameter in self._model.parameters():
             parameter.requires_grad_(False)
         for parameter in self._trained.values():

@@ -9,84 +9,66 @@ Memory: 8 bytes for each trained number. No memory-efficient optimizer beats it 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 from engrain.learn.registry import register
-from engrain.learn.technique import Optimization, Setting, option
+from engrain.learn.technique import option
+from engrain.learn.update import PerParameter, UpdateConfig
 
 
 @dataclass(frozen=True)
-class AdamWConfig:
+class AdamWConfig(UpdateConfig):
     """Hyper-parameters of AdamW."""
 
-    learning_rate: float = option(2e-3, "peak step size", low=0.0, high=1.0)
     beta1: float = option(0.9, "decay of the first moment", low=0.0, high=0.9999)
     beta2: float = option(0.99, "decay of the second moment", low=0.0, high=0.99999)
     epsilon: float = option(1e-8, "added to the root of the second moment", low=0.0)
-    weight_decay: float = option(0.0, "decoupled decay per step and learning rate", low=0.0)
-    clip: float = option(1.0, "largest global gradient norm; 0 switches it off", low=0.0)
-    warmup: float = option(0.1, "share of the steps over which the rate rises", low=0.0, high=1.0)
-    final_fraction: float = option(0.05, "rate at the end as a share of the peak", low=0, high=1)
 
 
 @register("adamw")
-class AdamW(Optimization):
+class AdamW(PerParameter):
     """Fused AdamW with warm-up, cosine and clipping."""
 
     Config = AdamWConfig
 
-    def prepare(self, parameters: Mapping[str, nn.Parameter], setting: Setting) -> None:
-        """Make moments for these parameters."""
-        self._names = list(parameters)
-        self._parameters = list(parameters.values())
-        self._steps = setting.steps
-        self._optimizer = torch.optim.AdamW(
-            self._parameters,
-            lr=self.config.learning_rate,
-            betas=(self.config.beta1, self.config.beta2),
-            eps=self.config.epsilon,
-            weight_decay=self.config.weight_decay,
-            fused=True,
-        )
+    def state(self, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Both moments, and how many steps were taken."""
+        return moments(parameter)
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0."""
-        warm = max(1, round(self.config.warmup * self._steps))
-        if step < warm:
-            return float(self.config.learning_rate * (step + 1) / warm)
-        done = (step - warm) / max(1, self._steps - warm)
-        low = self.config.final_fraction
-        shape = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))
-        return float(self.config.learning_rate * shape)
+    def move(self, name: str, weight: Tensor, gradient: Tensor, rate: float, step: int) -> None:
+        """One step of AdamW."""
+        adamw_step(self._state[name], weight, gradient, rate, self.config)
 
-    def step(self, step: int) -> float:
-        """Clip, move, clear."""
-        if self.config.clip > 0:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self.config.clip)
-        rate = self.rate(step)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        return rate
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Both moments and the step count of each parameter, under the parameter's name."""
-        return {
-            f"{name}.{key}": value
-            for name, parameter in zip(self._names, self._parameters, strict=True)
-            for key, value in self._optimizer.state.get(parameter, {}).items()
-        }
+def moments(parameter: Tensor) -> dict[str, Tensor]:
+    """Fresh fp32 moments of a parameter and its step count."""
+    zeros = {"exp_avg": 0, "exp_avg_sq": 0}
+    state = {key: torch.zeros_like(parameter, dtype=torch.float32) for key in zeros}
+    return {"step": torch.zeros((), dtype=torch.float32), **state}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take moments and step counts back in fp32."""
-        for name, parameter in zip(self._names, self._parameters, strict=True):
-            if f"{name}.step" in state:
-                self._optimizer.state[parameter] = {
-                    key: state[f"{name}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+
+def adamw_step(
+    state: dict[str, Tensor], weight: Tensor, gradient: Tensor, rate: float, config: AdamWConfig
+) -> None:
+    """Move an fp32 weight by AdamW's rule, in place."""
+    adam(
+        [weight],
+        [gradient],
+        [state["exp_avg"]],
+        [state["exp_avg_sq"]],
+        [],
+        [state["step"]],
+        fused=True,
+        amsgrad=False,
+        beta1=config.beta1,
+        beta2=config.beta2,
+        lr=rate,
+        weight_decay=config.weight_decay,
+        eps=config.epsilon,
+        maximize=False,
+        decoupled_weight_decay=True,
+    )

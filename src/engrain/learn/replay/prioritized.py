@@ -21,11 +21,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from engrain.data.examples import Batch, Example
 from engrain.data.lessons import TrainingText
-from engrain.learn.compute import autocast, hidden_logits
+from engrain.learn.compute import autocast, hidden_states, losses_of
 from engrain.learn.registry import register
 from engrain.learn.replay.reservoir import current
 from engrain.learn.technique import Replay, Setting, option
@@ -84,8 +83,7 @@ class Prioritized(Replay):
             part = rows[at : at + BATCH]
             batch = Batch.of([example for _, example in part], self._setting.loaded.pad_id)
             with torch.no_grad(), autocast():
-                logits, targets = hidden_logits(self._setting.loaded.model, batch)
-            losses = cross_entropy(logits.float(), targets, reduction="none")
+                losses = losses_of(*hidden_states(self._setting.loaded.model, batch))
             counts = batch.loss_mask.sum(-1).tolist()
             for (number, _), each in zip(part, losses.split(counts), strict=True):
                 found[number].append(float(each.sum()))

@@ -3,8 +3,8 @@
 Source: the reference system's notes, and the exact semantics that this project gives them
 (docs/explanation/learning.md). For a context c_1..c_C and targets y_1..y_D:
 
-    1. without gradients, run c_1..c_{C-1} and keep its keys and values (a fresh cache);
-    2. with gradients, run [c_C, y_1..y_{D-1}] at positions C-1..C+D-2 on that cache;
+    1. without gradients, keys and values of c_1..c_{C-1}: serving's own, or computed once;
+    2. with gradients, run [c_C, y_1..y_{D-1}] at positions C-1..C+D-2 on them;
     3. loss = mean of -log p(y_t | ...).
 
 Every weight still acts on the tokens of step 2, so queries, outputs, MLPs and the keys and
@@ -12,83 +12,145 @@ values of those tokens get gradients; none flows through activations of the cont
 gradient of ordinary loss masking, which keeps the path through the context's keys and values.
 c_C belongs to step 2, otherwise y_1 has no logit that can be trained.
 
-Cost for N weights, C context and D target tokens: 2NC + 6ND instead of 6N(C+D), activations of
-D tokens instead of C+D. Use it for long contexts; the gradient is not that of the full loss, so
-a closed-book lesson with a short question learns a little slower.
+Keys and values of a long context are those of the weights before the lesson, and so is what serving
+holds of a conversation: nothing is computed or copied. While the lesson moves the weights they
+grow stale by as much; ``refresh`` computes them anew every so many steps, with the weights as they
+are then (1 is the definition at every step, and what shorter contexts get). Contexts below
+``shortest`` tokens stay in the graph: where a question is short the way through its keys and values
+costs little and teaches more.
+
+Cost for N weights, C context and D target tokens: 6ND on a live context, 2NC + 6ND on one that is
+computed, instead of 6N(C+D); activations of D tokens instead of C+D.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from engrain.data.examples import Batch
-from engrain.learn.compute import autocast
+from engrain.data.lessons import TrainingText
+from engrain.learn.compute import autocast, hidden_states, losses_of
+from engrain.learn.heads import head_of
 from engrain.learn.registry import register
-from engrain.learn.representation.full_context import example_mean
-from engrain.learn.technique import Representation
+from engrain.learn.representation.full_context import example_sum
+from engrain.learn.technique import Representation, Setting, option
+from engrain.model.context import Context, attending, check_context, compute_context
 
 
 @dataclass(frozen=True)
 class ContextFrozenConfig:
-    """Context-frozen training has no hyper-parameters."""
+    """Hyper-parameters of context-frozen training."""
+
+    shortest: int = option(2, "least tokens of a context that is frozen", low=2)
+    live: int = option(256, "least tokens of a context that is kept from step to step", low=2)
+    refresh: int = option(
+        0,
+        "steps after which kept contexts are computed anew; 0 keeps those before the lesson",
+        low=0,
+    )
+    held: int = option(32768, "most tokens of contexts that are kept", low=0)
 
 
 @register("context_frozen")
 class ContextFrozen(Representation):
-    """Train the continuation on a cache of the context that carries no gradient."""
+    """Train the continuation on keys and values of the context that carry no gradient."""
 
     Config = ContextFrozenConfig
 
+    def prepare(self, setting: Setting) -> None:
+        """Take the model, and the long contexts as serving has them.
+
+        Raises:
+            UnsupportedModelError: its attention can't read a frozen context.
+        """
+        super().prepare(setting)
+        check_context(setting.loaded)
+        head_of(setting.loaded.model)
+        self._done = 0
+        self._kept: dict[tuple[int, ...], Context] = {}
+        source = setting.contexts or (lambda ids: compute_context(setting.loaded, [ids]))
+        texts = [text for old in setting.earlier for text in old.texts]
+        for prefix in self._long((*setting.lesson.texts, *texts)):
+            self._kept[prefix] = source(prefix)
+
+    def _long(self, texts: Iterable[TrainingText]) -> list[tuple[int, ...]]:
+        """The contexts that are kept: long ones, as many as there is room for."""
+        found: dict[tuple[int, ...], None] = {}
+        room = self.config.held
+        for text in texts:
+            # No token is shorter than a byte: most texts need not be encoded to be told short.
+            if sum(len(m.content.encode()) + 32 for m in text.messages) < self.config.live:
+                continue
+            example = self.setting.encode(text)
+            prefix = example.ids[: example.context_length - 1]
+            if self.config.live <= len(prefix) <= room and prefix not in found:
+                found[prefix] = None
+                room -= len(prefix)
+        return list(found)
+
     def loss(self, batch: Batch) -> Tensor:
         """Mean over examples of the mean over their targets, context detached."""
-        logits, targets = frozen_logits(self.setting.loaded.model, batch)
-        return example_mean(cross_entropy(logits.float(), targets, reduction="none"), batch)
+        if self.config.refresh and self._done % self.config.refresh == 0:
+            for prefix in self._kept:
+                self._kept[prefix] = compute_context(self.setting.loaded, [prefix])
+        self._done += 1
+        whole, computed = [], []
+        shared: dict[tuple[int, ...], list[int]] = {}
+        frozen = (batch.context_lengths - 1).clamp_min(0)
+        for row, length in enumerate(frozen.tolist()):
+            prefix = tuple(batch.input_ids[row, :length].tolist())
+            if prefix in self._kept:
+                shared.setdefault(prefix, []).append(row)
+            elif length + 1 < self.config.shortest or not length:
+                whole.append(row)
+            else:
+                computed.append(row)
+        parts = [self._on(batch, rows, frozen, self._kept[ids]) for ids, rows in shared.items()]
+        if computed:
+            rows = [batch.input_ids[row, : frozen[row]].tolist() for row in computed]
+            with autocast():
+                context = compute_context(self.setting.loaded, rows)
+            parts.append(self._on(batch, computed, frozen, context))
+        if whole:
+            part = batch.rows(whole, torch.zeros(len(whole), dtype=torch.long))
+            with autocast():
+                losses = losses_of(*hidden_states(self.setting.loaded.model, part))
+            parts.append(example_sum(losses, part))
+        return sum(parts[1:], parts[0]) / batch.weights.sum()
 
+    def _on(self, batch: Batch, rows: Sequence[int], starts: Tensor, context: Context) -> Tensor:
+        """The weighted sum of the losses of rows whose first tokens a context stands for."""
+        model = self.setting.loaded.model
+        part = batch.rows(rows, starts[rows])
+        positions = starts[rows][:, None] + torch.arange(part.input_ids.shape[1])
+        with autocast(), attending(model, context):
+            losses = losses_of(*hidden_states(model, part, positions))
+        return example_sum(losses, part)
 
-def frozen_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Logits ``(targets, vocabulary)`` and targets ``(targets,)`` on a frozen context.
+    def state_dict(self) -> dict[str, Tensor]:
+        """How many losses were taken; kept contexts where they are not those before the lesson."""
+        state = {"done": torch.tensor(self._done)}
+        if self.config.refresh > 1:
+            for number, context in enumerate(self._kept.values()):
+                for layer, (key, value) in enumerate(
+                    zip(context.keys, context.values, strict=True)
+                ):
+                    state[f"{number}.{layer}.key"] = key
+                    state[f"{number}.{layer}.value"] = value
+        return state
 
-    Contexts of different lengths are padded on the left, so that all continuations begin in one
-    column; positions are counted from each example's own first token.
-    """
-    from transformers import DynamicCache
-
-    frozen = (batch.context_lengths - 1).clamp_min(0)
-    lengths = batch.attention_mask.sum(-1)
-    width, rest = int(frozen.max()), int((lengths - frozen).max())
-    columns = torch.arange(width + rest)
-    # Column of the padded layout -> position in the example: the context ends at column `width`.
-    positions = columns - (width - frozen)[:, None]
-    valid = (positions >= 0) & (positions < lengths[:, None])
-    index = positions.clamp(0, batch.input_ids.shape[1] - 1)
-    ids = batch.input_ids.gather(1, index)
-    is_target = batch.loss_mask.gather(1, index) & valid
-
-    cache = DynamicCache(config=model.config)
-    mask = None if bool(valid.all()) else valid.long()
-    with autocast():
-        if width:
-            with torch.no_grad():
-                model(
-                    input_ids=ids[:, :width],
-                    attention_mask=None if mask is None else mask[:, :width],
-                    position_ids=index[:, :width],
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
+        self._done = int(state["done"])
+        if self.config.refresh > 1:
+            for number, prefix in enumerate(self._kept):
+                layers = range(len(self._kept[prefix].keys))
+                self._kept[prefix] = Context(
+                    tuple(state[f"{number}.{layer}.key"] for layer in layers),
+                    tuple(state[f"{number}.{layer}.value"] for layer in layers),
+                    (len(prefix),),
                 )
-        output = model(
-            input_ids=ids[:, width:],
-            attention_mask=mask,
-            position_ids=index[:, width:],
-            past_key_values=cache if width else None,
-            use_cache=bool(width),
-        )
-    wanted = is_target[:, width:]
-    # The logit at a column predicts the next one; column `width` is c_C and is never a target.
-    return output.logits[:, :-1][wanted[:, 1:]], ids[:, width:][wanted]

@@ -13,10 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from engrain.data.examples import Batch
-from engrain.learn.compute import autocast, hidden_logits
+from engrain.learn.compute import autocast, hidden_states, losses_of
 from engrain.learn.registry import register
 from engrain.learn.technique import Representation
 
@@ -35,12 +34,17 @@ class FullContext(Representation):
     def loss(self, batch: Batch) -> Tensor:
         """Mean over examples of the mean over their targets."""
         with autocast():
-            logits, targets = hidden_logits(self.setting.loaded.model, batch)
-        return example_mean(cross_entropy(logits.float(), targets, reduction="none"), batch)
+            losses = losses_of(*hidden_states(self.setting.loaded.model, batch))
+        return example_mean(losses, batch)
+
+
+def example_sum(losses: Tensor, batch: Batch) -> Tensor:
+    """Average target losses ``(targets,)`` within each example, then add examples by weight."""
+    counts = batch.loss_mask.sum(-1)
+    weights = (batch.weights / counts.clamp_min(1)).repeat_interleave(counts)
+    return (losses * weights).sum()
 
 
 def example_mean(losses: Tensor, batch: Batch) -> Tensor:
     """Average target losses ``(targets,)`` within each example, then examples by weight."""
-    counts = batch.loss_mask.sum(-1)
-    weights = (batch.weights / counts.clamp_min(1)).repeat_interleave(counts)
-    return (losses * weights).sum() / batch.weights.sum()
+    return example_sum(losses, batch) / batch.weights.sum()

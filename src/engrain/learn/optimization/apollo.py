@@ -1,0 +1,124 @@
+"""APOLLO: the raw gradient, rescaled by factors that a small random projection of it yields.
+
+Source: Zhu et al., arXiv 2412.05270, algorithm 1. For a matrix W with gradient G, m its smaller
+and n its larger side, and a random P of shape (rank, m), entries N(0, 1 / rank):
+
+    R = P G along the smaller side, (rank, n);    M, V: Adam's moments of R alone;
+    N = M / (sqrt(V) + epsilon)
+    channel:  s_j = |N_j| / |R_j| for each index j of the larger side
+    tensor:   s = |N| / |R|                                          (APOLLO-Mini, with rank 1)
+    S = s G, held to |S_t| <= limiter |S_(t-1)|
+    W <- W - rate sqrt(1 - beta2^t) / (1 - beta1^t) sqrt(scale) S - rate weight_decay W.
+
+P is drawn anew every ``refresh`` steps from a seed that the run's seed, the parameter's name and
+the number of the draw give; it is never stored. What has not two dimensions takes AdamW's step.
+``scale`` makes up for the projection, which shrinks factors by sqrt(rank / m): m / rank restores
+AdamW's step size (equation 9), and 0 stands for it.
+
+Memory: 8 n rank + 4 bytes a matrix, against AdamW's 8 m n. Time: one product with P a step. The
+update has full rank; only its factors are coarse. Buys memory, not quality or time: in the one
+comparison with tuned baselines full-rank AdamW is better (arXiv 2505.22922).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from engrain.learn.optimization.adamw import AdamWConfig, adamw_step, moments
+from engrain.learn.registry import register
+from engrain.learn.technique import option
+from engrain.learn.update import PerParameter
+
+TINY = 1e-8
+
+
+@dataclass(frozen=True)
+class ApolloConfig(AdamWConfig):
+    """Hyper-parameters of APOLLO; APOLLO-Mini is rank 1 with the granularity ``tensor``."""
+
+    learning_rate: float = option(1e-4, "peak step size", low=0.0, high=100.0)
+    beta2: float = option(0.999, "decay of the second moment", low=0.0, high=0.99999)
+    epsilon: float = option(1e-6, "added to the root of the second moment", low=0.0)
+    clip: float = option(0.0, "largest gradient norm; the limiter does its work", low=0.0)
+    rank: int = option(64, "rows of the projection", low=1, high=4096)
+    granularity: str = option(
+        "channel", "one factor for each channel or each tensor", choices=("channel", "tensor")
+    )
+    scale: float = option(0.0, "square of the step's factor; 0 takes m / rank", low=0.0)
+    refresh: int = option(200, "steps after which the projection is drawn anew", low=1)
+    limiter: float = option(1.01, "most growth of the step's norm; 0 switches it off", low=0.0)
+
+
+@register("apollo")
+class Apollo(PerParameter):
+    """Gradient scaling with factors from a random low-rank space."""
+
+    Config = ApolloConfig
+
+    def state(self, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Moments of the projected gradient, the last norm and the step count."""
+        if parameter.ndim != 2:
+            return moments(parameter)
+        small, large = sorted(parameter.shape)
+        projected = parameter.new_empty(min(self.config.rank, small), large)
+        return {**moments(projected), "norm": torch.zeros((), dtype=torch.float32)}
+
+    def move(self, name: str, weight: Tensor, gradient: Tensor, rate: float, step: int) -> None:
+        """One step of APOLLO on a matrix, of AdamW on anything else."""
+        state = self._state[name]
+        if weight.ndim != 2:
+            adamw_step(state, weight, gradient, rate, self.config)
+            return
+        # Along the smaller side; a square matrix is projected from the right.
+        turned = gradient if weight.shape[0] < weight.shape[1] else gradient.t()
+        factors = self._factors(name, state, turned)
+        scaled = turned.mul_(factors)
+        self._limit(state, scaled)
+        count = int(state["step"])
+        correction = math.sqrt(1 - self.config.beta2**count) / (1 - self.config.beta1**count)
+        scale = self.config.scale or turned.shape[0] / len(state["exp_avg"])
+        if self.config.weight_decay:
+            weight.mul_(1 - rate * self.config.weight_decay)
+        change = scaled if weight.shape[0] < weight.shape[1] else scaled.t()
+        weight.add_(change, alpha=-rate * correction * math.sqrt(scale))
+
+    def projection(self, name: str, rank: int, side: int, draw: int) -> Tensor:
+        """The random matrix ``(rank, side)`` of a parameter's ``draw``-th refresh."""
+        generator = torch.Generator()
+        seed = random.Random(f"{self._seed}:apollo:{name}:{draw}")
+        generator.manual_seed(seed.getrandbits(62))
+        return torch.randn(rank, side, generator=generator) / math.sqrt(rank)
+
+    def _factors(self, name: str, state: dict[str, Tensor], gradient: Tensor) -> Tensor:
+        """How much each channel ``(1, n)``, or the whole matrix ``()``, is scaled."""
+        count = int(state["step"])
+        rank = len(state["exp_avg"])
+        projection = self.projection(name, rank, len(gradient), count // self.config.refresh)
+        projected = projection.to(gradient.device) @ gradient
+        state["step"] += 1
+        first, second = state["exp_avg"], state["exp_avg_sq"]
+        first.lerp_(projected, 1 - self.config.beta1)
+        second.mul_(self.config.beta2).addcmul_(projected, projected, value=1 - self.config.beta2)
+        adapted = first / (second.sqrt() + self.config.epsilon)
+        if self.config.granularity == "tensor":
+            return _norm(adapted) / (_norm(projected) + TINY)
+        return _norm(adapted, 0) / (_norm(projected, 0) + TINY)
+
+    def _limit(self, state: dict[str, Tensor], scaled: Tensor) -> None:
+        """Hold the growth of the step's norm."""
+        norm, last = torch.linalg.vector_norm(scaled), state["norm"]
+        most = self.config.limiter * last
+        if self.config.limiter and float(last) > 0 and float(norm) > float(most):
+            scaled.mul_(most / norm)
+            norm = most
+        state["norm"] = norm.clone()
+
+
+def _norm(tensor: Tensor, side: int | None = None) -> Tensor:
+    norm: Tensor = torch.linalg.vector_norm(tensor, dim=side, keepdim=side is not None)
+    return norm

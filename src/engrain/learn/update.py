@@ -1,0 +1,171 @@
+"""What optimizations that move one parameter at a time have in common.
+
+Each parameter's step needs its own gradient alone, so it may be taken as soon as that gradient is
+whole, inside backward: :class:`GradientRelease` does so, and only one layer's gradient is alive at
+a time (Lv et al., arXiv 2306.09782). A rule that couples parameters, such as clipping by the norm
+of all gradients, says so in :meth:`PerParameter.coupling`, and is refused there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from engrain.errors import ConfigError
+from engrain.learn.rounding import MODES, round_into
+from engrain.learn.technique import Optimization, Setting, option
+
+
+@dataclass(frozen=True)
+class UpdateConfig:
+    """Hyper-parameters that all per-parameter optimizations take."""
+
+    learning_rate: float = option(2e-3, "peak step size", low=0.0, high=100.0)
+    weight_decay: float = option(0.0, "decoupled decay per step and learning rate", low=0.0)
+    clip: float = option(1.0, "largest gradient norm; 0 switches it off", low=0.0)
+    clip_scope: str = option(
+        "all", "whose norm is clipped: of all gradients, or of each", choices=("all", "each")
+    )
+    warmup: float = option(0.1, "share of the steps over which the rate rises", low=0.0, high=1.0)
+    final_fraction: float = option(0.05, "rate at the end as a share of the peak", low=0, high=1)
+    rounding: str = option(
+        "stochastic", "how results become bf16, where weights are bf16", choices=MODES
+    )
+
+
+class PerParameter(Optimization):
+    """An optimization whose parameters move one by one; subclasses write :meth:`move`."""
+
+    def prepare(self, parameters: Mapping[str, nn.Parameter], setting: Setting) -> None:
+        """Make the state of these parameters."""
+        self._parameters = dict(parameters)
+        self._steps, self._seed = setting.steps, setting.seed
+        self._state: dict[str, dict[str, Tensor]] = {}
+        self._lost: dict[str, Tensor] = {}
+        for name, parameter in self._parameters.items():
+            self._state[name] = self.state(name, parameter)
+            if parameter.dtype != torch.float32 and self.config.rounding == "kahan":
+                self._lost[name] = torch.zeros_like(parameter)
+
+    def state(self, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """Fresh tensors that a parameter's steps need, fp32."""
+        raise NotImplementedError
+
+    def move(self, name: str, weight: Tensor, gradient: Tensor, rate: float, step: int) -> None:
+        """Change an fp32 weight in place by its fp32 gradient, which may be overwritten."""
+        raise NotImplementedError
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, counted from 0: linear warm-up, then a cosine."""
+        warm = max(1, round(self.config.warmup * self._steps))
+        if step < warm:
+            return float(self.config.learning_rate * (step + 1) / warm)
+        done = (step - warm) / max(1, self._steps - warm)
+        low = self.config.final_fraction
+        shape = low + (1 - low) * 0.5 * (1 + math.cos(math.pi * done))
+        return float(self.config.learning_rate * shape)
+
+    def coupling(self) -> str:
+        """Why one parameter's step needs the gradients of others; "" where it does not."""
+        if self.config.clip > 0 and self.config.clip_scope == "all":
+            return "optimization.clip needs the norm of all gradients"
+        return ""
+
+    def step(self, step: int) -> float:
+        """Clip, move every parameter that has a gradient, clear."""
+        if self.coupling():
+            waiting = [p for p in self._parameters.values() if p.grad is not None]
+            torch.nn.utils.clip_grad_norm_(waiting, self.config.clip)
+        for name, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                self.update(name, step)
+        return self.rate(step)
+
+    @torch.no_grad()
+    def update(self, name: str, step: int) -> None:
+        """Move one parameter by its gradient, and clear that."""
+        parameter = self._parameters[name]
+        assert parameter.grad is not None
+        gradient, parameter.grad = parameter.grad.float(), None
+        if self.config.clip > 0 and self.config.clip_scope == "each":
+            norm = float(torch.linalg.vector_norm(gradient))
+            gradient = gradient * min(1.0, self.config.clip / (norm + 1e-6))
+        weight, rate = parameter.data, self.rate(step)
+        if weight.dtype == torch.float32:
+            self.move(name, weight, gradient, rate, step)
+            return
+        whole = weight.float()
+        self.move(name, whole, gradient, rate, step)
+        lost = self._lost.get(name, weight.new_empty(0))
+        round_into(weight, whole, self.config.rounding, self._seed, name, step, lost=lost)
+
+    def state_bytes(self, parameters: Mapping[str, nn.Parameter]) -> int:
+        """Bytes that the state of these parameters takes."""
+        found = 0
+        for name, parameter in parameters.items():
+            meta = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+            found += sum(tensor.nbytes for tensor in self.state(name, meta).values())
+            if parameter.dtype != torch.float32 and self.config.rounding == "kahan":
+                found += parameter.nbytes
+        return found
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The state of each parameter, under the parameter's name."""
+        kept = {f"{n}.{key}": t for n, state in self._state.items() for key, t in state.items()}
+        return kept | {f"{name}.lost": tensor for name, tensor in self._lost.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take the state back in its own types."""
+        for name, own in self._state.items():
+            for key in own:
+                if f"{name}.{key}" in state:
+                    own[key] = state[f"{name}.{key}"].clone()
+        for name in self._lost:
+            self._lost[name] = state[f"{name}.lost"].clone()
+
+
+class GradientRelease:
+    """Takes each parameter's step inside backward, as soon as its gradient is whole.
+
+    Raises:
+        ConfigError: the optimization moves parameters together.
+    """
+
+    def __init__(self, optimization: Optimization, parameters: Mapping[str, nn.Parameter]) -> None:
+        why = (
+            optimization.coupling()
+            if isinstance(optimization, PerParameter)
+            else "it moves its parameters together"
+        )
+        if why:
+            raise ConfigError(
+                f"The optimization {optimization.name!r} can't take its steps inside backward: "
+                f"{why}.",
+                remedy="Set optimization.clip_scope to each, or optimization.clip to 0; or "
+                "gradient_release to false.",
+            )
+        assert isinstance(optimization, PerParameter)
+        self._optimization = optimization
+        self._parameters = parameters
+
+    @contextmanager
+    def hooked(self, step: Callable[[], int]) -> Iterator[None]:
+        """Watch the gradients for a while; ``step`` tells which step a backward belongs to."""
+
+        def on_gradient(name: str) -> None:
+            self._optimization.update(name, step())
+
+        handles = [
+            parameter.register_post_accumulate_grad_hook(lambda _, n=name: on_gradient(n))
+            for name, parameter in self._parameters.items()
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()

@@ -1,0 +1,410 @@
+"""A conversation's keys and values as constants that a lesson's steps attend to, without copying.
+
+Serving has computed keys and values of a conversation once; a lesson that learns what comes after
+it needs the very same numbers. A :class:`Context` is a view of them. While a model is
+:func:`attending` to one, its attention runs in two parts whose scores share one softmax,
+
+    S = [Q Kc^T + mask | Q K^T + causal mask] * scale,     P = softmax(S),     O = Pc Vc + Po V,
+
+with Kc, Vc of the context (constants) and K, V of the tokens in the graph. Grouped heads read their
+keys in place. The backward computes the scores again instead of keeping them, and no gradient of
+the context is ever formed: of the ten products of an ordinary attention, five are left.
+
+Source: the reference system's notes, design A (context-frozen loss); recomputation of scores as in
+FlashAttention (arXiv 2205.14135, section 3.1). Memory: queries, keys and values of the tokens in
+the graph, and one layer's scores ``(heads, seq, context + seq)`` for a moment.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from engrain.errors import UnsupportedModelError
+from engrain.model.cache import GrowingLayer, new_cache, padded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.cache_utils import Cache
+
+    from engrain.model.loading import LoadedModel
+
+NAME = "engrain_context"
+"""The name under which the two-part attention is known to transformers."""
+PREFILL = 512
+"""Tokens of a context that are computed at once; it bounds the memory of a prefill."""
+_UNKNOWN = ("s_aux", "position_bias", "head_mask")
+"""Arguments of attentions that the two-part one does not know."""
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """Keys and values of the first tokens of one or more sequences, read-only.
+
+    ``keys``, ``values``: for each layer ``(rows, kv_heads, length, head_dim)``, where one row may
+    stand for all rows of a batch; ``lengths``: how many tokens of each row are there, the rest is
+    padding at its end. ``key`` names the weights that they were computed with.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    lengths: tuple[int, ...]
+    key: Hashable = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the keys and values."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+    @classmethod
+    def view(cls, cache: Cache, length: int, key: Hashable = None) -> Context:
+        """The first ``length`` tokens of a cache of one sequence, without copying."""
+        layers = [layer for layer in cache.layers if isinstance(layer, GrowingLayer)]
+        keys, values = zip(*(layer.lend(length) for layer in layers), strict=True)
+        return cls(keys, values, (length,), key)
+
+
+def compute_context(
+    loaded: LoadedModel, rows: Sequence[Sequence[int]], key: Hashable = None
+) -> Context:
+    """The keys and values of token sequences under the weights as they are, without a graph.
+
+    Raises:
+        UnsupportedModelError: the model's attention keeps more than keys and values.
+    """
+    check_context(loaded)
+    ids, mask = padded([list(row) for row in rows], loaded.pad_id, left=False)
+    cache = new_cache(loaded.model, loaded.profile)
+    extend(loaded, cache, ids.to(loaded.device))
+    lengths = tuple(int(count) for count in mask.sum(-1))
+    layers: list[Any] = list(cache.layers)
+    return Context(
+        tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers), lengths, key
+    )
+
+
+@torch.no_grad()
+def extend(loaded: LoadedModel, cache: Cache, ids: Tensor) -> None:
+    """Append tokens ``(rows, seq)`` to a cache, some at a time; their logits are not computed."""
+    done = cache.get_seq_length()
+    for part in ids.split(PREFILL, dim=1):
+        positions = torch.arange(done, done + part.shape[1], device=ids.device)
+        loaded.model(
+            input_ids=part,
+            position_ids=positions.expand(part.shape[0], -1),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        done += part.shape[1]
+
+
+# Attention
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """The context of the forward that is running, and the masks that its layers share."""
+
+    context: Context | None
+    masks: dict[tuple[int, ...], tuple[Tensor | None, Tensor]]
+
+    def of(self, rows: int, tokens: int, window: int | None) -> tuple[Tensor | None, Tensor]:
+        """Additive masks ``(rows or 1, 1, seq, context)`` and ``(1, 1, seq, seq)``, by window."""
+        key = (rows, tokens, window or 0)
+        if key not in self.masks:
+            self.masks[key] = self._make(tokens, window)
+        return self.masks[key]
+
+    def _make(self, tokens: int, window: int | None) -> tuple[Tensor | None, Tensor]:
+        own = torch.arange(tokens)
+        distance = own[:, None] - own
+        hidden = distance < 0
+        if window:
+            hidden |= distance >= window
+        causal = torch.zeros(tokens, tokens).masked_fill_(hidden, -math.inf)[None, None]
+        if self.context is None:
+            return None, causal
+        longest = int(self.context.keys[0].shape[2])
+        lengths = torch.tensor(self.context.lengths)
+        columns = torch.arange(longest)
+        gone = (columns >= lengths[:, None])[:, None].expand(-1, tokens, -1)
+        if window:
+            gone = gone | ((lengths[:, None, None] + own[:, None]) - columns >= window)
+        if not bool(gone.any()):
+            return None, causal
+        return torch.zeros(gone.shape).masked_fill_(gone, -math.inf)[:, None], causal
+
+
+_ATTENDED: ContextVar[Attended | None] = ContextVar("attended", default=None)
+
+
+@contextmanager
+def attending(model: PreTrainedModel, context: Context | None) -> Iterator[None]:
+    """Let a model's forward see a context before its own tokens (None: nothing before them).
+
+    Its tokens ``(batch, seq)`` are right-padded and take their positions from ``position_ids``; no
+    attention mask is given. What the model's attention was before comes back afterwards.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _attention)
+    with attending_again(model, Attended(context, {}), NAME):
+        yield
+
+
+def attended() -> Attended | None:
+    """What the forward that is running attends to, for whoever runs a part of it again."""
+    return _ATTENDED.get()
+
+
+@contextmanager
+def attending_again(model: PreTrainedModel, seen: Attended | None, name: str) -> Iterator[None]:
+    """Run a part of a forward again as it ran: what :func:`attended` found, and its attention."""
+    before = model.config._attn_implementation
+    if before != name:
+        model.set_attn_implementation(name)
+    token = _ATTENDED.set(seen)
+    try:
+        yield
+    finally:
+        _ATTENDED.reset(token)
+        if before != name:
+            model.set_attn_implementation(before)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """The attention interface of transformers; ``query`` is ``(batch, heads, seq, head_dim)``."""
+    seen = _ATTENDED.get()
+    unknown = [name for name in _UNKNOWN if others.get(name) is not None]
+    if seen is None or unknown or dropout or attention_mask is not None:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} can't attend to a frozen context"
+            + (f" ({unknown[0]})" if unknown else "")
+            + ".",
+            remedy="Use the representation 'full_context'.",
+        )
+    rows, _, tokens, width = query.shape
+    before, own = seen.of(rows, tokens, sliding_window)
+    frozen: tuple[Tensor | None, Tensor | None] = (None, None)
+    if seen.context is not None:
+        layer = int(module.layer_idx)
+        frozen = seen.context.keys[layer], seen.context.values[layer]
+    scale = width**-0.5 if scaling is None else float(scaling)
+    out: Tensor = _TwoParts.apply(  # type: ignore[no-untyped-call]
+        query, key, value, *frozen, before, own, scale, softcap or 0.0
+    )
+    return out.transpose(1, 2), None
+
+
+class _TwoParts(torch.autograd.Function):
+    """Attention over constants and own keys under one softmax; see the module's docstring."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        frozen_key: Tensor | None,
+        frozen_value: Tensor | None,
+        before: Tensor | None,
+        own: Tensor,
+        scale: float,
+        softcap: float,
+    ) -> Tensor:
+        ctx.types = query.dtype, key.dtype, value.dtype
+        kind = query.dtype if frozen_key is None else frozen_key.dtype
+        # Scaled once here, and not in scores that are many times larger.
+        query, key, value = (query * scale).to(kind), key.to(kind), value.to(kind)
+        ctx.constants = frozen_key, frozen_value, before, own, scale, softcap
+        with torch.autocast(query.device.type, enabled=False):
+            weights, _ = _weights(query, key, frozen_key, before, own, softcap)
+            out = _read(weights, value, frozen_value, query.shape)
+        ctx.save_for_backward(query, key, value)
+        return out.to(ctx.types[0])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value = ctx.saved_tensors
+        frozen_key, frozen_value, before, own, scale, softcap = ctx.constants
+        rows, _, _, width = query.shape
+        groups = key.shape[1]
+        context = 0 if frozen_key is None else frozen_key.shape[2]
+        gradient = gradient.to(query.dtype)
+        with torch.autocast(query.device.type, enabled=False):
+            weights, slope = _weights(query, key, frozen_key, before, own, softcap)
+            change = _scores(gradient, value, frozen_value)
+            grouped = gradient.reshape(rows, groups, -1, width)
+            d_value = _own(weights, context, rows).transpose(-1, -2) @ grouped
+            torch.ops.aten._softmax_backward_data.out(
+                change, weights, -1, weights.dtype, grad_input=change
+            )
+            if slope is not None:
+                change *= slope
+            by_own = _own(change, context, rows)
+            d_key = by_own.transpose(-1, -2) @ query.reshape(rows, groups, -1, width)
+            d_query = _read(change, key, frozen_key, query.shape) * scale
+        types = ctx.types
+        return d_query.to(types[0]), d_key.to(types[1]), d_value.to(types[2]), *(None,) * 6
+
+
+# Scores are laid out (context rows, kv_heads, batch / context rows * group * seq, context + seq):
+# where one context serves the whole batch, all rows of the batch make one product with its keys.
+
+
+def _fold(tensor: Tensor, groups: int, shared: bool) -> Tensor:
+    """``(batch, heads, seq, dim)`` -> ``(context rows, kv_heads, all that reads them, dim)``."""
+    rows, _, _, width = tensor.shape
+    grouped = tensor.reshape(rows, groups, -1, width)
+    if not shared or rows == 1:
+        return grouped
+    return grouped.transpose(0, 1).reshape(1, groups, -1, width)
+
+
+def _unfold(tensor: Tensor, shape: torch.Size, groups: int) -> Tensor:
+    """The inverse of :func:`_fold`."""
+    rows = shape[0]
+    if tensor.shape[0] != rows:
+        tensor = tensor.reshape(groups, rows, -1, tensor.shape[-1]).transpose(0, 1)
+    return tensor.reshape(shape)
+
+
+def _own(scores: Tensor, context: int, rows: int) -> Tensor:
+    """The part of scores on the tokens in the graph, ``(batch, kv_heads, group * seq, seq)``."""
+    own = scores[..., context:]
+    if own.shape[0] == rows:
+        return own
+    groups = own.shape[1]
+    return own.reshape(groups, rows, -1, own.shape[-1]).transpose(0, 1)
+
+
+def _scores(query: Tensor, key: Tensor, frozen: Tensor | None) -> Tensor:
+    """Products with the context's and the own keys, side by side, unscaled."""
+    rows, _, tokens, width = query.shape
+    groups = key.shape[1]
+    own = query.reshape(rows, groups, -1, width) @ key.transpose(-1, -2)
+    if frozen is None:
+        return own
+    context = frozen.shape[2]
+    folded = _fold(query, groups, frozen.shape[0] == 1)
+    scores = folded.new_empty(*folded.shape[:3], context + tokens)
+    for row in range(folded.shape[0]):
+        # Into the wider rows of the scores at once: no product is copied.
+        torch.bmm(folded[row], frozen[row].transpose(1, 2), out=scores[row, :, :, :context])
+    if scores.shape[0] != rows:
+        own = own.transpose(0, 1)
+    scores[..., context:] = own.reshape(*scores.shape[:3], tokens)
+    return scores
+
+
+def _weights(
+    query: Tensor,
+    key: Tensor,
+    frozen: Tensor | None,
+    before: Tensor | None,
+    own: Tensor,
+    softcap: float,
+) -> tuple[Tensor, Tensor | None]:
+    """The softmax over context and own tokens, and the slope of a soft cap if there is one."""
+    tokens = query.shape[2]
+    scores = _scores(query, key, frozen)
+    context = scores.shape[-1] - tokens
+    slope = None
+    if softcap:
+        bounded = torch.tanh(scores / softcap)
+        slope = 1 - bounded * bounded
+        scores = bounded * softcap
+    # One row of masks for each query, whatever the heads: (..., group, seq, columns).
+    by_token = scores.view(*scores.shape[:2], -1, tokens, scores.shape[-1])
+    by_token[..., context:] += own.to(scores.dtype)
+    if before is not None:
+        by_token[..., :context] += before.to(scores.dtype)[:, :, None]
+    # In place; scores in bf16 have a softmax in fp32.
+    torch.softmax(scores, -1, out=scores)
+    return scores, slope
+
+
+def _read(weights: Tensor, value: Tensor, frozen: Tensor | None, shape: torch.Size) -> Tensor:
+    """Values read by weights: ``(batch, heads, seq, head_dim)``."""
+    rows, groups = shape[0], value.shape[1]
+    context = 0 if frozen is None else frozen.shape[2]
+    out = (_own(weights, context, rows) @ value).reshape(shape)
+    if frozen is not None:
+        read = torch.matmul(weights[..., :context], frozen)
+        out += _unfold(read, shape, groups)
+    return out
+
+
+# What a model can do is measured, not assumed.
+
+
+def check_context(loaded: LoadedModel) -> None:
+    """Make sure that a model attends to a frozen context as its own forward would; once a model.
+
+    Raises:
+        UnsupportedModelError: its layers keep more than keys and values, or its attention takes
+            what the two-part one does not know.
+    """
+    verdict = getattr(loaded.model, _CHECKED, None)
+    if verdict is None:
+        verdict = _agreement(loaded)
+        setattr(loaded.model, _CHECKED, verdict)
+    if verdict:
+        raise UnsupportedModelError(
+            f"{loaded.source} ({loaded.profile.model_type}) can't learn on a frozen context: "
+            f"{verdict}.",
+            remedy="Use the representation 'full_context' for this model.",
+        )
+
+
+_CHECKED = "_engrain_context_check"
+
+
+@torch.no_grad()
+def _agreement(loaded: LoadedModel) -> str:
+    """Why a frozen context can't be used; "" where two forwards say the same."""
+    profile = loaded.profile
+    if not profile.cache_croppable:
+        kinds = {
+            "state": "its layers keep a state that can't be cut back",
+            "shared": "its later layers read the keys of earlier ones",
+        }
+        return kinds.get(profile.cache_kind, f"its cache is of the kind {profile.cache_kind!r}")
+    tokens, split = min(12, loaded.max_length), 7
+    ids = (torch.arange(tokens)[None] * 7 + 1).to(loaded.device) % profile.vocab_size
+    cache = new_cache(loaded.model, profile)
+    try:
+        whole = loaded.model(input_ids=ids, use_cache=False).logits[:, split:].float()
+        extend(loaded, cache, ids[:, :split])
+        with attending(loaded.model, Context.view(cache, split)):
+            positions = torch.arange(split, tokens, device=ids.device)[None]
+            rest = loaded.model(
+                input_ids=ids[:, split:], position_ids=positions, use_cache=False
+            ).logits.float()
+    except (UnsupportedModelError, TypeError, ValueError, AttributeError) as error:
+        return f"its attention is of another kind ({error})"
+    tolerance = 1e-3 if loaded.dtype == torch.float32 else 0.1
+    scale = float(whole.std())
+    difference = float((whole - rest).abs().max())
+    if difference > tolerance * max(scale, 1e-6):
+        return f"its logits would differ by {difference:.2g}"
+    return ""
