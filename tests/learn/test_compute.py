@@ -1,38 +1,106 @@
+"""How a training step is computed: packed rows, the compute type, PEFT's layer in fewer passes."""
+
+import copy
+
+import peft
+import pytest
 import torch
+from torch import nn
 
 from engrain.data.examples import Batch, Example
-from engrain.learn import compute
+from engrain.data.lessons import Lesson
+from engrain.learn import compute, registry
+from engrain.learn.architecture.lora import Lora
+from engrain.learn.heads import head_of
+from engrain.learn.technique import Setting
+from engrain.model.context import Packing, objection
 from engrain.model.testing import tiny_model
 
 
 def batch(tokens: int) -> Batch:
-    rows = [tuple(range(3, 3 + size)) for size in (tokens, tokens - 2)]
+    rows = [tuple(range(3, 3 + size)) for size in (tokens, tokens - 2, 3, tokens - 5)]
     return Batch.of([Example(ids, (False, *(True,) * (len(ids) - 1)), 1) for ids in rows], 0)
 
 
-def test_attention_is_written_out_for_short_texts_only() -> None:
-    model = tiny_model("llama").model
-    before = model.config._attn_implementation
-    assert before == "sdpa"
-    with compute.attention_for(model, compute.SHORT):
-        assert model.config._attn_implementation == "eager"
-    assert model.config._attn_implementation == before
-    with compute.attention_for(model, compute.SHORT + 1):
-        assert model.config._attn_implementation == before
-
-
-def test_both_attentions_give_the_same_logits_and_gradients(monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    loaded = tiny_model("llama")
-    weight = loaded.model.get_input_embeddings().weight.requires_grad_(True)
+@pytest.mark.parametrize(
+    ("architecture", "shape"),
+    [("llama", {}), ("qwen3", {"sliding_window": 4}), ("gemma2", {"sliding_window": 4})],
+)
+def test_packed_rows_give_the_logits_and_gradients_of_padded_ones(
+    architecture: str, shape: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = tiny_model(architecture, **shape)
+    loaded.model.requires_grad_(True)
     found = []
     for short in (compute.SHORT, 0):
         monkeypatch.setattr(compute, "SHORT", short)
-        logits, targets = compute.hidden_logits(loaded.model, batch(12))
-        loss = torch.nn.functional.cross_entropy(logits, targets)
-        (gradient,) = torch.autograd.grad(loss, weight)
-        found.append((logits.detach(), gradient))
-    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-4)
+        logits, targets = compute.hidden_logits(loaded, batch(12))
+        loss = nn.functional.cross_entropy(logits, targets)
+        gradients = torch.autograd.grad(loss, list(loaded.model.parameters()))
+        found.append((logits.detach(), targets, *gradients))
+    for packed, padded in zip(*found, strict=True):
+        torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-4)
+
+
+def test_no_layer_sees_padding() -> None:
+    loaded = tiny_model("llama")
+    assert not objection(loaded) and head_of(loaded.model)
+    seen: list[int] = []
+    loaded.model.model.layers[0].mlp.register_forward_hook(
+        lambda module, given, out: seen.append(given[0].shape[:-1].numel())
+    )
+    rows = batch(12)
+    compute.hidden_logits(loaded, rows)
+    assert seen == [int(rows.attention_mask.sum())]
+    assert seen[0] < rows.input_ids.numel()
+
+
+def test_packing_there_and_back_is_the_identity() -> None:
+    packing = Packing.of(batch(12).attention_mask)
+    tokens = torch.randn(1, 2, len(packing.gather), 5)
+    assert torch.equal(packing.packed(packing.padded(tokens)), tokens.transpose(1, 2))
+
+
+@pytest.mark.parametrize("architecture", ["gemma4", "lfm2"])
+def test_models_that_keep_more_than_keys_and_values_learn_on_padded_rows(architecture: str) -> None:
+    loaded = tiny_model(architecture)
+    together, _ = compute.hidden_logits(loaded, batch(12))
+    alone = []
+    for row in range(4):
+        one = batch(12).rows([row], torch.zeros(1, dtype=torch.long))
+        alone.append(compute.hidden_logits(loaded, one)[0])
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_lora_layer_computes_what_pefts_does(bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "has_bf16", lambda: bf16)
+    loaded = tiny_model("qwen2")
+    lora = registry.build("architecture", "lora", {"rank": 4})
+    assert isinstance(lora, Lora)
+    lora.attach(Setting(loaded, Lesson("x", "", ())))
+    layers = [m for m in loaded.model.modules() if isinstance(m, peft.tuners.lora.Linear)]
+    assert len(layers) == 14 and any(m.base_layer.bias is not None for m in layers)
+    torch.manual_seed(0)
+    for layer in layers[:7]:
+        nn.init.normal_(layer.lora_B["default"].weight)
+        theirs = copy.deepcopy(layer)
+        del theirs.forward
+        found = []
+        for module in (layer, theirs):
+            inputs = torch.randn(3, 5, layer.in_features, generator=torch.manual_seed(1))
+            inputs.requires_grad_(True)
+            with compute.autocast():
+                out = module(inputs)
+            trained = [module.lora_A["default"].weight, module.lora_B["default"].weight]
+            found.append(
+                (out, *torch.autograd.grad(out.float().square().mean(), [inputs, *trained]))
+            )
+        for ours, other in zip(*found, strict=True):
+            assert ours.dtype == other.dtype
+            tolerance = 0.02 * float(other.detach().abs().max()) if bf16 else 1e-5
+            torch.testing.assert_close(ours, other, atol=tolerance, rtol=tolerance)
+    lora.detach()
 
 
 def test_frozen_weights_in_the_compute_type_change_no_bit(monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -45,7 +113,7 @@ def test_frozen_weights_in_the_compute_type_change_no_bit(monkeypatch) -> None: 
 
     def step() -> tuple[torch.Tensor, torch.Tensor]:
         with compute.autocast():
-            logits, targets = compute.hidden_logits(loaded.model, batch(12))
+            logits, targets = compute.hidden_logits(loaded, batch(12))
         loss = torch.nn.functional.cross_entropy(logits.float(), targets)
         return logits.detach(), torch.autograd.grad(loss, trained)[0]
 

@@ -92,7 +92,7 @@ def test_loss_and_gradient_equal_the_definition(architecture: str, shape: dict) 
     frozen_gradients = gradients(model, frozen_loss)
 
     with detached_context(model, 8):
-        loss = cross_entropy(*hidden_logits(model, batch))
+        loss = cross_entropy(*hidden_logits(loaded, batch))
         reference = gradients(model, loss)
 
     assert torch.allclose(frozen_loss, loss, atol=1e-5)
@@ -109,7 +109,7 @@ def test_definition_differs_from_ordinary_masking() -> None:
     model = loaded.model.requires_grad_(True)
     batch = batch_of([5, 9, 11, 7, 12, 8], [21, 22], frozen=6)
     held = gradients(model, frozen(loaded).loss(batch))
-    ordinary = gradients(model, cross_entropy(*hidden_logits(model, batch)))
+    ordinary = gradients(model, cross_entropy(*hidden_logits(loaded, batch)))
     name = next(n for n in held if n.endswith("v_proj.weight"))
     assert not torch.allclose(held[name], ordinary[name], atol=1e-4)
 
@@ -122,7 +122,7 @@ def test_what_is_not_frozen_has_the_ordinary_gradient(settings: dict) -> None:
     context = [5, 9, 11, 7, 12, 8] if settings else [5]
     batch = batch_of(context, [21, 22, 23], frozen=len(context))
     held = gradients(model, frozen(loaded, **settings).loss(batch))
-    ordinary = gradients(model, cross_entropy(*hidden_logits(model, batch)))
+    ordinary = gradients(model, cross_entropy(*hidden_logits(loaded, batch)))
     for name, gradient in ordinary.items():
         assert torch.allclose(held[name], gradient, atol=1e-6), name
 

@@ -16,11 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from engrain.data.examples import Batch
 from engrain.learn.heads import Head, head_of
-from engrain.model.context import attended, attending_again
+from engrain.model.context import Packing, attended, attending, attending_again, objection
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from engrain.model.loading import LoadedModel
 
 
@@ -73,59 +71,49 @@ def frozen_in_compute_type(model: nn.Module) -> Iterator[None]:
             weight.data = data
 
 
-SHORT = 256
-"""Tokens up to which attention is written out: its memory grows with their square."""
-
-
-@contextmanager
-def attention_for(model: PreTrainedModel, tokens: int) -> Iterator[None]:
-    """Attention written out plainly for a batch of short texts on a CPU.
-
-    A fused kernel saves memory on long sequences; on some forty tokens its backward costs more
-    than the two matrix products. The implementation that the model had comes back afterwards.
-    """
-    before = model.config._attn_implementation
-    if tokens > SHORT or model.device.type != "cpu" or before != "sdpa":
-        yield
-        return
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
+SHORT = 512
+"""Tokens up to which rows are packed: the attention that can do so holds a row's score pairs."""
 
 
 def hidden_states(
-    model: PreTrainedModel, batch: Batch, positions: Tensor | None = None
+    loaded: LoadedModel, batch: Batch, positions: Tensor | None = None
 ) -> tuple[Head | None, Tensor, Tensor]:
     """The output layer, what it is given where the batch's targets are predicted, the targets.
 
     Gives ``(targets, dim)`` and ``(targets,)``, row by row in order. Where the model makes its
     logits in another way the layer is None, and the logits ``(targets, vocabulary)`` stand in.
-    ``positions`` ``(batch, seq)`` are given while the model attends to a context.
+    ``positions`` ``(batch, seq)`` are given while the model attends to a context. Else rows of
+    unequal length are packed into one where the model allows it.
     """
-    head = head_of(model)
-    # Right-padded rows under a causal mask: no token sees the padding.
-    arguments: dict[str, Any] = {"input_ids": batch.input_ids, "use_cache": False}
+    model, head = loaded.model, head_of(loaded.model)
+    ids, mask = batch.input_ids, batch.attention_mask
+    targets = ids[batch.loss_mask]
+    # What stands before a target predicts it.
+    wanted = batch.loss_mask.roll(-1, 1)
+    arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False}
     way: AbstractContextManager[None] = nullcontext()
     if positions is not None:
+        # Right-padded rows under a causal mask: no token sees the padding.
         arguments["position_ids"] = positions
-    else:
-        way = attention_for(model, batch.input_ids.shape[1])
-        if not bool(batch.attention_mask.all()):
-            arguments["attention_mask"] = batch.attention_mask.long()
-    targets = batch.input_ids[batch.loss_mask]
-    wanted = batch.loss_mask[:, 1:]
+    elif ids.shape[1] <= SHORT and not objection(loaded):
+        packing = None
+        columns = torch.arange(ids.shape[1]).expand_as(ids)
+        if not bool(mask.all()):
+            packing, wanted = Packing.of(mask), wanted[mask][None]
+            ids, columns = ids[mask][None], columns[mask][None]
+        way = attending(model, packing=packing)
+        arguments |= {"input_ids": ids, "position_ids": columns}
+    elif not bool(mask.all()):
+        arguments["attention_mask"] = mask.long()
     with way:
         if head is not None:
-            hidden = head.decoder(**arguments).last_hidden_state
-            return head, hidden[:, :-1][wanted], targets
-        return None, model(**arguments).logits[:, :-1][wanted], targets
+            return head, head.decoder(**arguments).last_hidden_state[wanted], targets
+        return None, model(**arguments).logits[wanted], targets
 
 
-def hidden_logits(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+def hidden_logits(loaded: LoadedModel, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits ``(targets, vocabulary)`` that predict the batch's targets, and the targets."""
-    head, hidden, targets = hidden_states(model, batch)
+    head, hidden, targets = hidden_states(loaded, batch)
     return (hidden if head is None else head.logits(hidden)), targets
 
 

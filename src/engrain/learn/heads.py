@@ -76,8 +76,9 @@ def _measured(model: Any) -> Head | None:
     softcap = float(getattr(config, "final_logit_softcapping", None) or 0.0)
     head = Head(decoder, layer, softcap)
     ids = torch.arange(4, device=layer.weight.device)[None] % layer.weight.shape[0]
-    expected = model(input_ids=ids, use_cache=False).logits.float()
-    found = head.logits(decoder(input_ids=ids, use_cache=False).last_hidden_state).float()
+    with torch.autocast(ids.device.type, enabled=False):
+        expected = model(input_ids=ids, use_cache=False).logits.float()
+        found = head.logits(decoder(input_ids=ids, use_cache=False).last_hidden_state).float()
     tolerance = 1e-4 if layer.weight.dtype == torch.float32 else 2e-2
     close = torch.allclose(expected, found, rtol=tolerance, atol=tolerance)
     return head if close else None

@@ -19,6 +19,7 @@ from engrain.errors import DivergedError, NothingToLearnError
 from engrain.learn.absence import Absence
 from engrain.learn.checkpoint import Checkpoint
 from engrain.learn.compute import frozen_in_compute_type, recomputing
+from engrain.learn.heads import head_of
 from engrain.learn.memory import peak_memory_bytes, reset_peak
 from engrain.learn.recipe import Recipe
 from engrain.learn.replay.reservoir import current, walk
@@ -33,6 +34,7 @@ from engrain.learn.technique import (
 )
 from engrain.learn.update import GradientRelease
 from engrain.model.adapter import Adapter
+from engrain.model.context import objection
 from engrain.model.loading import LoadedModel
 
 OnStep = Callable[[int, int, float], None]
@@ -121,6 +123,8 @@ class Learner:
         replays = cast(list[Replay], techniques["replay"])
 
         loaded.model.eval()
+        # What the model's attention and output layer can do is measured before it is extended.
+        objection(loaded), head_of(loaded.model)
         looking: list[Regularization | Replay | Representation]
         looking = [*regularizations, *replays, representation]
         for technique in looking:

@@ -21,7 +21,7 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,10 +84,11 @@ def compute_context(
     cache = new_cache(loaded.model, loaded.profile)
     extend(loaded, cache, ids.to(loaded.device))
     lengths = tuple(int(count) for count in mask.sum(-1))
+    # Rotations are computed in fp32, so keys come out of autocast in another type than values.
     layers: list[Any] = list(cache.layers)
-    return Context(
-        tuple(layer.keys for layer in layers), tuple(layer.values for layer in layers), lengths, key
-    )
+    kind = layers[0].values.dtype
+    keys = tuple(layer.keys.to(kind) for layer in layers)
+    return Context(keys, tuple(layer.values for layer in layers), lengths, key)
 
 
 @torch.no_grad()
@@ -110,11 +111,48 @@ def extend(loaded: LoadedModel, cache: Cache, ids: Tensor) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Attended:
-    """The context of the forward that is running, and the masks that its layers share."""
+class Packing:
+    """Rows of unequal length side by side in one, so that no layer computes padding.
 
-    context: Context | None
-    masks: dict[tuple[int, ...], tuple[Tensor | None, Tensor]]
+    ``spread``: for each place of the padded rows the packed token, ``(batch * seq,)``; ``gather``:
+    the place of each packed token, ``(tokens,)``; ``shape``: ``(batch, seq)``.
+    """
+
+    spread: Tensor
+    gather: Tensor
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, mask: Tensor) -> Packing:
+        """The packing of right-padded rows from their mask ``(batch, seq)``, bool."""
+        flat = mask.reshape(-1)
+        # A place of padding repeats the token before it; nothing reads it, nor flows back.
+        return cls(
+            flat.cumsum(0).sub(1).clamp_min(0),
+            flat.nonzero()[:, 0],
+            (int(mask.shape[0]), int(mask.shape[1])),
+        )
+
+    def padded(self, tensor: Tensor) -> Tensor:
+        """``(1, heads, tokens, dim)`` to ``(batch, heads, seq, dim)``."""
+        _, heads, _, width = tensor.shape
+        spread = tensor[0].index_select(1, self.spread)
+        return spread.view(heads, *self.shape, width).transpose(0, 1)
+
+    def packed(self, tensor: Tensor) -> Tensor:
+        """``(batch, heads, seq, dim)`` to ``(1, tokens, heads, dim)``."""
+        _, heads, _, width = tensor.shape
+        flat = tensor.transpose(1, 2).reshape(-1, heads, width)
+        return flat.index_select(0, self.gather)[None]
+
+
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """The context of the forward that is running, and what its layers share."""
+
+    context: Context | None = None
+    packing: Packing | None = None
+    masks: dict[tuple[int, ...], tuple[Tensor | None, Tensor]] = field(default_factory=dict)
 
     def of(self, rows: int, tokens: int, window: int | None) -> tuple[Tensor | None, Tensor]:
         """Additive masks ``(rows or 1, 1, seq, context)`` and ``(1, 1, seq, seq)``, by window."""
@@ -147,16 +185,19 @@ _ATTENDED: ContextVar[Attended | None] = ContextVar("attended", default=None)
 
 
 @contextmanager
-def attending(model: PreTrainedModel, context: Context | None) -> Iterator[None]:
-    """Let a model's forward see a context before its own tokens (None: nothing before them).
+def attending(
+    model: PreTrainedModel, context: Context | None = None, packing: Packing | None = None
+) -> Iterator[None]:
+    """Let a model's forward see a context before its own tokens, or rows that are packed in one.
 
-    Its tokens ``(batch, seq)`` are right-padded and take their positions from ``position_ids``; no
-    attention mask is given. What the model's attention was before comes back afterwards.
+    Its tokens are right-padded ``(batch, seq)`` or packed ``(1, tokens)`` and take their positions
+    from ``position_ids``; no attention mask is given. What the model's attention was before comes
+    back afterwards.
     """
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, _attention)
-    with attending_again(model, Attended(context, {}), NAME):
+    with attending_again(model, Attended(context, packing), NAME):
         yield
 
 
@@ -202,6 +243,9 @@ def _attention(
             + ".",
             remedy="Use the representation 'full_context'.",
         )
+    packing = seen.packing
+    if packing is not None:
+        query, key, value = packing.padded(query), packing.padded(key), packing.padded(value)
     rows, _, tokens, width = query.shape
     before, own = seen.of(rows, tokens, sliding_window)
     frozen: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -212,7 +256,7 @@ def _attention(
     out: Tensor = _TwoParts.apply(  # type: ignore[no-untyped-call]
         query, key, value, *frozen, before, own, scale, softcap or 0.0
     )
-    return out.transpose(1, 2), None
+    return (out.transpose(1, 2) if packing is None else packing.packed(out)), None
 
 
 class _TwoParts(torch.autograd.Function):
@@ -233,8 +277,12 @@ class _TwoParts(torch.autograd.Function):
     ) -> Tensor:
         ctx.types = query.dtype, key.dtype, value.dtype
         kind = query.dtype if frozen_key is None else frozen_key.dtype
+        if torch.is_autocast_enabled(query.device.type):
+            kind = torch.get_autocast_dtype(query.device.type)
         # Scaled once here, and not in scores that are many times larger.
         query, key, value = (query * scale).to(kind), key.to(kind), value.to(kind)
+        if frozen_key is not None and frozen_value is not None:
+            frozen_key, frozen_value = frozen_key.to(kind), frozen_value.to(kind)
         ctx.constants = frozen_key, frozen_value, before, own, scale, softcap
         with torch.autocast(query.device.type, enabled=False):
             weights, _ = _weights(query, key, frozen_key, before, own, softcap)
@@ -357,18 +405,26 @@ def _read(weights: Tensor, value: Tensor, frozen: Tensor | None, shape: torch.Si
 # What a model can do is measured, not assumed.
 
 
+def objection(loaded: LoadedModel) -> str:
+    """Why a model can't attend in two parts as its own forward would; "" if it can.
+
+    Measured when first asked.
+    """
+    verdict: str | None = getattr(loaded.model, _CHECKED, None)
+    if verdict is None:
+        verdict = _agreement(loaded)
+        setattr(loaded.model, _CHECKED, verdict)
+    return verdict
+
+
 def check_context(loaded: LoadedModel) -> None:
-    """Make sure that a model attends to a frozen context as its own forward would; once a model.
+    """Make sure that a model can learn on a frozen context.
 
     Raises:
         UnsupportedModelError: its layers keep more than keys and values, or its attention takes
             what the two-part one does not know.
     """
-    verdict = getattr(loaded.model, _CHECKED, None)
-    if verdict is None:
-        verdict = _agreement(loaded)
-        setattr(loaded.model, _CHECKED, verdict)
-    if verdict:
+    if verdict := objection(loaded):
         raise UnsupportedModelError(
             f"{loaded.source} ({loaded.profile.model_type}) can't learn on a frozen context: "
             f"{verdict}.",
@@ -392,11 +448,16 @@ def _agreement(loaded: LoadedModel) -> str:
     tokens, split = min(12, loaded.max_length), 7
     ids = (torch.arange(tokens)[None] * 7 + 1).to(loaded.device) % profile.vocab_size
     cache = new_cache(loaded.model, profile)
+    with torch.autocast(ids.device.type, enabled=False):
+        return _difference(loaded, cache, ids, split)
+
+
+def _difference(loaded: LoadedModel, cache: Cache, ids: Tensor, split: int) -> str:
     try:
         whole = loaded.model(input_ids=ids, use_cache=False).logits[:, split:].float()
         extend(loaded, cache, ids[:, :split])
         with attending(loaded.model, Context.view(cache, split)):
-            positions = torch.arange(split, tokens, device=ids.device)[None]
+            positions = torch.arange(split, ids.shape[1], device=ids.device)[None]
             rest = loaded.model(
                 input_ids=ids[:, split:], position_ids=positions, use_cache=False
             ).logits.float()

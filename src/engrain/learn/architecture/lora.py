@@ -19,10 +19,12 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from engrain.errors import UnsupportedModelError
 from engrain.learn.registry import register
@@ -76,6 +78,10 @@ class Lora(Architecture):
                 ),
             )
         self._wrapped.train(self.config.dropout > 0)
+        if not self.config.dropout:
+            for module in self._wrapped.modules():
+                if isinstance(module, peft.tuners.lora.Linear):
+                    module.forward = partial(_forward, module)  # type: ignore[method-assign]
 
     def _targets(self, setting: Setting) -> list[str]:
         paths = list(setting.loaded.profile.lora_targets)
@@ -132,6 +138,55 @@ class Lora(Architecture):
         modules = dict(setting.loaded.model.named_modules())
         shapes = [modules[path].weight.shape for path in self._targets(setting)]
         return sum(4 * self.config.rank * (rows + columns) for rows, columns in shapes)
+
+
+def _forward(module: Any, inputs: Tensor) -> Tensor:
+    """What PEFT's layer computes, in fewer passes over memory."""
+    a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
+    scale = module.scaling["default"]
+    layer = module.base_layer
+    out: Tensor = _Changed.apply(inputs, layer.weight, layer.bias, a, b, scale)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Changed(torch.autograd.Function):
+    """``x W^T + bias + scale x A^T B^T``; products are added where they are computed."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+    ) -> Tensor:
+        kind = inputs.dtype
+        if torch.is_autocast_enabled(inputs.device.type):
+            kind = torch.get_autocast_dtype(inputs.device.type)
+        with torch.autocast(inputs.device.type, enabled=False):
+            rows = inputs.reshape(-1, inputs.shape[-1]).to(kind)
+            low, high = a.to(kind), b.to(kind)
+            out = linear(rows, weight.to(kind), None if bias is None else bias.to(kind))
+            out.addmm_(rows @ low.t(), high.t(), alpha=scale)
+        ctx.save_for_backward(rows, weight, a, b)
+        ctx.kind, ctx.scale, ctx.shape, ctx.type = kind, scale, inputs.shape, inputs.dtype
+        return out.view(*inputs.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        rows, weight, a, b = ctx.saved_tensors
+        kind, found = ctx.kind, None
+        with torch.autocast(gradient.device.type, enabled=False):
+            flat = gradient.reshape(-1, gradient.shape[-1]).to(kind)
+            low, high = a.to(kind), b.to(kind)
+            narrow = (flat @ high).mul_(ctx.scale)
+            d_a = (narrow.t() @ rows).to(a.dtype)
+            d_b = (flat.t() @ (rows @ low.t())).mul_(ctx.scale).to(b.dtype)
+            if ctx.needs_input_grad[0]:
+                found = (flat @ weight.to(kind)).addmm_(narrow, low).view(ctx.shape).to(ctx.type)
+        return found, None, None, d_a, d_b, None
 
 
 def _highest(paths: list[str], share: float) -> list[str]:

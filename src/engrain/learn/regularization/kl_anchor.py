@@ -102,7 +102,7 @@ class KlAnchor(Regularization):
     def _log_probabilities(self, examples: list[Example]) -> Tensor:
         batch = Batch.of(examples, self._setting.loaded.pad_id)
         with autocast():
-            logits, _ = hidden_logits(self._setting.loaded.model, batch)
+            logits, _ = hidden_logits(self._setting.loaded, batch)
         return torch.log_softmax(logits.float(), dim=-1)
 
     def _top(self, log_p: Tensor) -> tuple[Tensor, Tensor]:

@@ -83,7 +83,7 @@ class Prioritized(Replay):
             part = rows[at : at + BATCH]
             batch = Batch.of([example for _, example in part], self._setting.loaded.pad_id)
             with torch.no_grad(), autocast():
-                losses = losses_of(*hidden_states(self._setting.loaded.model, batch))
+                losses = losses_of(*hidden_states(self._setting.loaded, batch))
             counts = batch.loss_mask.sum(-1).tolist()
             for (number, _), each in zip(part, losses.split(counts), strict=True):
                 found[number].append(float(each.sum()))

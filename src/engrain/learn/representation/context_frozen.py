@@ -118,17 +118,17 @@ class ContextFrozen(Representation):
         if whole:
             part = batch.rows(whole, torch.zeros(len(whole), dtype=torch.long))
             with autocast():
-                losses = losses_of(*hidden_states(self.setting.loaded.model, part))
+                losses = losses_of(*hidden_states(self.setting.loaded, part))
             parts.append(example_sum(losses, part))
         return sum(parts[1:], parts[0]) / batch.weights.sum()
 
     def _on(self, batch: Batch, rows: Sequence[int], starts: Tensor, context: Context) -> Tensor:
         """The weighted sum of the losses of rows whose first tokens a context stands for."""
-        model = self.setting.loaded.model
+        loaded = self.setting.loaded
         part = batch.rows(rows, starts[rows])
         positions = starts[rows][:, None] + torch.arange(part.input_ids.shape[1])
-        with autocast(), attending(model, context):
-            losses = losses_of(*hidden_states(model, part, positions))
+        with autocast(), attending(loaded.model, context):
+            losses = losses_of(*hidden_states(loaded, part, positions))
         return example_sum(losses, part)
 
     def state_dict(self) -> dict[str, Tensor]:

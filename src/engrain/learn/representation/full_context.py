@@ -34,7 +34,7 @@ class FullContext(Representation):
     def loss(self, batch: Batch) -> Tensor:
         """Mean over examples of the mean over their targets."""
         with autocast():
-            losses = losses_of(*hidden_states(self.setting.loaded.model, batch))
+            losses = losses_of(*hidden_states(self.setting.loaded, batch))
         return example_mean(losses, batch)
 
 
