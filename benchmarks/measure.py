@@ -10,6 +10,8 @@ from __future__ import annotations
 import gc
 import json
 import os
+import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -37,7 +39,7 @@ class Meter:
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self.record: dict[str, Any] = {}
-        self._peak = 0
+        self.peaks: list[int] = []
 
     def importing_done(self) -> None:
         """Libraries are there, the model is not."""
@@ -52,21 +54,21 @@ class Meter:
         reset_peak()
 
     def step(self, seconds: float) -> None:
-        """One optimizer step took ``seconds``."""
+        """One optimizer step took ``seconds``, and has just ended."""
+        from engrain.learn.memory import peak_memory_bytes, reset_peak
+
         self.seconds.append(seconds)
-
-    def keep_peak(self) -> None:
-        """Remember the peak, since others may begin a new measurement."""
-        from engrain.learn.memory import peak_memory_bytes
-
-        self._peak = max(self._peak, peak_memory_bytes())
+        self.peaks.append(peak_memory_bytes())
+        if len(self.seconds) == 1:
+            # The first step also holds what a run does once; later ones are the steady state.
+            reset_peak()
 
     def finish(self) -> dict[str, Any]:
         """Everything as JSON-ready values."""
-        self.keep_peak()
         return {
             **self.record,
-            "peak_bytes": self._peak,
+            "peak_bytes": max(self.peaks, default=None),
+            "steady_peak_bytes": max(self.peaks[1:], default=None),
             "first_step_seconds": self.seconds[0] if self.seconds else None,
             "step_seconds": self.seconds[1:],
         }
@@ -92,27 +94,35 @@ def touch(model: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def serve(work: Callable[[Mapping[str, Any], Meter], Mapping[str, Any] | None]) -> int:
+Work = Callable[[Mapping[str, Any], Meter], Mapping[str, Any]]
+"""What a child does: a request and a meter in, what is to be recorded beside the meter's out."""
+
+
+def measured(work: Work, request: Mapping[str, Any]) -> dict[str, Any]:
+    """One request in this process; a record with ``unavailable`` says what is missing."""
+    meter = Meter()
+    try:
+        more = work(request, meter)
+        return {**meter.finish(), **more}
+    except ImportError as error:
+        return {"unavailable": f"not installed: {error.name or error}"}
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        gigabytes = int(request.get("memory_bytes", 0)) / 1e9
+        return {"unavailable": f"needs more than the {gigabytes:.1f} GB that were free"}
+
+
+def serve(work: Work) -> int:
     """The child: run one request under its limits, and print one record as the last line."""
     request = json.load(sys.stdin)
-    _limit(int(request.get("memory_bytes", 0)))
-    meter = Meter()
-    record: dict[str, Any]
+    _limit(int(request["memory_bytes"]))
     # Libraries print what they like; standard output holds the record alone.
     with redirect_stdout(sys.stderr):
-        try:
-            import torch
+        import torch
 
-            torch.set_num_threads(int(request["threads"]))
-            more = work(request, meter)
-            record = {**meter.finish(), **(more or {})}
-        except ImportError as error:
-            record = {"unavailable": f"not installed: {error.name or error}"}
-        except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            gigabytes = int(request.get("memory_bytes", 0)) / 1e9
-            record = {"unavailable": f"needs more than the {gigabytes:.1f} GB that were free"}
+        torch.set_num_threads(int(request["threads"]))
+        record = measured(work, request)
     print(json.dumps(record))
     return 0
 
@@ -124,8 +134,12 @@ def contestant(
     python: str = sys.executable,
     threads: int = 0,
     timeout: float = 1800.0,
+    prefix: str = "",
 ) -> dict[str, Any]:
-    """Run one contestant in a fresh process; a record with ``unavailable`` says why it can't."""
+    """Run one contestant in a fresh process; a record with ``unavailable`` says why it can't.
+
+    ``module`` may carry arguments; ``prefix`` are words before the command, as ``taskset -c 0-1``.
+    """
     import psutil
 
     from engrain.model.threads import default_threads
@@ -143,7 +157,7 @@ def contestant(
     began = time.perf_counter()
     try:
         done = subprocess.run(
-            [python, "-m", module],
+            [*shlex.split(prefix), python, "-m", *module.split()],
             input=given,
             capture_output=True,
             text=True,
@@ -154,6 +168,8 @@ def contestant(
         )
     except subprocess.TimeoutExpired:
         return {"unavailable": f"not done after {timeout:.0f} s"}
+    if done.returncode == -signal.SIGKILL:
+        return {"unavailable": "killed by the system, as it does for want of memory"}
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or ["no message"]
         print(done.stderr[-4000:], file=sys.stderr)
@@ -201,11 +217,13 @@ def summary(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
     for key in sorted(numbers - {"step_seconds"}):
         middle[key] = statistics.median(r[key] for r in good if r.get(key) is not None)
-    above = middle["peak_bytes"] - middle["resident_loaded_bytes"]
-    middle["peak_extra_over_weights"] = above / middle["weights_bytes"]
-    # Counts copies that a loader keeps beside the weights, which the figure above takes as given.
-    all_above = middle["peak_bytes"] - middle["resident_before_bytes"] - middle["weights_bytes"]
-    middle["peak_extra_with_loading"] = all_above / middle["weights_bytes"]
+    weights, loaded = middle["weights_bytes"], middle["resident_loaded_bytes"]
+    middle["peak_extra_over_weights"] = (middle["peak_bytes"] - loaded) / weights
+    if "steady_peak_bytes" in middle:
+        middle["steady_extra_over_weights"] = (middle["steady_peak_bytes"] - loaded) / weights
+    # Counts copies that a loader keeps beside the weights, which the figures above take as given.
+    all_above = middle["peak_bytes"] - middle["resident_before_bytes"] - weights
+    middle["peak_extra_with_loading"] = all_above / weights
     return middle
 
 

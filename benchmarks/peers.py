@@ -55,6 +55,9 @@ def work(request: Mapping[str, Any], meter: Meter) -> dict[str, Any]:
     """Load, train for some steps, tell what it took."""
     import torch
     from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     if request["kind"] == "trl":
         import trl

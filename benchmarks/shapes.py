@@ -105,14 +105,14 @@ def write_model(name: str, folder: Path, *, dtype: str = "bfloat16", seed: int =
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
     from engrain.model.testing import byte_tokenizer
 
+    logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Any = AutoModelForCausalLM.from_config(
-            SHAPES[name].config(), dtype=torch.bfloat16
-        )
+        model: Any = AutoModelForCausalLM.from_config(SHAPES[name].config(), dtype=torch.bfloat16)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     byte_tokenizer().save_pretrained(folder)
     return folder
