@@ -44,14 +44,18 @@ def recipe(request: Mapping[str, Any]) -> Recipe:
         UnknownNameError: this version of the learner has no such technique or setting.
     """
     from engrain.learn.recipe import Choice, Recipe
+    from engrain.learn.registry import build
 
-    # By default the context is computed anew at each step; 0 keeps its first cache.
-    refresh = {"refresh": 0} if request["context_cache"] == CACHED else {}
+    representation = Choice("context_frozen")
+    cached = request["context_cache"] == CACHED
+    # A learner that can't keep a context computes it at each step.
+    if cached or hasattr(build("representation", "context_frozen", {}).config, "refresh"):
+        representation = Choice("context_frozen", {"refresh": 0 if cached else 1})
     chosen = Recipe(
         "step",
         architecture=Choice("full", {"embeddings": request["embeddings"]}),
         optimization=Choice(request["optimization"]),
-        representation=Choice("context_frozen", refresh),
+        representation=representation,
         batch_size=1,
         min_steps=request["steps"],
         max_steps=request["steps"],

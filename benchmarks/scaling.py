@@ -129,7 +129,12 @@ def plot(record: Mapping[str, Any], path: Path) -> Path:
 
     from engrain.exam.plots import FAINT, INK, PAPER, SOFT
 
-    style = {"text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": FAINT, "font.size": 10}
+    style: Any = {
+        "text.color": INK,
+        "axes.labelcolor": SOFT,
+        "axes.edgecolor": FAINT,
+        "font.size": 10,
+    }
     with matplotlib.rc_context({**style, "xtick.color": SOFT, "ytick.color": SOFT}):
         figure = Figure(figsize=(12.6, 4.2), layout="constrained", facecolor=PAPER)
         FigureCanvasAgg(figure)
@@ -294,7 +299,8 @@ def _print(record: Mapping[str, Any]) -> None:
 def _above(row: Mapping[str, Any]) -> int | None:
     if "peak_bytes" not in row:
         return None
-    return round((row["peak_bytes"] - row["resident_loaded_bytes"]) / 1e6)
+    above: int = row["peak_bytes"] - row["resident_loaded_bytes"]
+    return round(above / 1e6)
 
 
 if __name__ == "__main__":

@@ -92,11 +92,9 @@ def choose(rounds: Rounds, args: argparse.Namespace, bf16: bool) -> dict[str, di
     mine = ours.contestants(dtype, args.optimization, settings)
     fixed = peers.contestants(bf16)
     if args.quick:
-        few = {
-            k: v for k, v in peers.variants(bf16).items() if k in ("trainer-fp32", "trainer-bf16")
-        }
-        best = {"trainer-best": next(iter(few.values()))}
-        return {**mine, "trainer-default": fixed["trainer-default"], **best}
+        plain = "trainer-bf16" if bf16 else "trainer-fp32"
+        chosen = {"trainer-best": peers.variants(bf16)[plain]}
+        return {**mine, "trainer-default": fixed["trainer-default"], **chosen}
     entrants = {**mine}
     if "trainer" in args.peers:
         entrants["trainer-default"] = fixed["trainer-default"]

@@ -108,7 +108,7 @@ def test_medians_leave_the_first_step_apart() -> None:
 
 
 def test_figures_are_null_where_a_contestant_is_missing() -> None:
-    found = {
+    found: dict[str, dict[str, Any]] = {
         "ours-cached": {
             "step_seconds": 0.5,
             "prefill_seconds": 4.0,
