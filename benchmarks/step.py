@@ -16,7 +16,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,11 @@ class Rounds:
         found = {name: summary(self.tried[name]) for name in choices}
         return min(found, key=lambda name: found[name].get("step_seconds", float("inf")))
 
-    def repeat(self, entrants: Mapping[str, Mapping[str, Any]]) -> None:
-        """All contestants in turn, as many rounds as asked for; one that can't run, once."""
+    def repeat(self, entrants: Mapping[str, Mapping[str, Any]], keep: Callable[[], object]) -> None:
+        """All contestants in turn, as many rounds as asked for; one that can't run, once.
+
+        What is measured so far is kept after each round: a whole run can take an hour.
+        """
         for number in range(self.args.repeats):
             for name, request in entrants.items():
                 kept = self.records.setdefault(name, [])
@@ -82,6 +85,7 @@ class Rounds:
                     continue
                 steps = self.args.our_steps if name.startswith("ours") else self.args.steps
                 kept.append(self.run(name, request, 1 + steps))
+            keep()
 
 
 def choose(rounds: Rounds, args: argparse.Namespace, bf16: bool) -> dict[str, dict[str, Any]]:
@@ -205,22 +209,26 @@ def main() -> int:
             prefix=args.prefix,
         )
         entrants = choose(rounds, args, bf16)
-        rounds.repeat(entrants)
-    found = {name: summary(records) for name, records in rounds.records.items()}
-    shape = SHAPES[args.shape]
-    record = {
-        **about(args),
-        "compute": dtype,
-        "machine_peaks": machine,
-        "shape": {**vars(shape), "parameters": shape.parameters, "head": shape.head},
-        **figures(found, machine, dtype),
-        "contestants": found,
-        "settings": entrants,
-        "tried_once": {name: summary(records) for name, records in rounds.tried.items()},
-        "raw": {"rounds": rounds.records, "tried": rounds.tried},
-    }
-    path = write_json(args.json, record)
-    _print(args, record)
+
+        def record() -> dict[str, Any]:
+            found = {name: summary(records) for name, records in rounds.records.items()}
+            shape = SHAPES[args.shape]
+            return {
+                **about(args),
+                "compute": dtype,
+                "machine_peaks": machine,
+                "shape": {**vars(shape), "parameters": shape.parameters, "head": shape.head},
+                **figures(found, machine, dtype),
+                "contestants": found,
+                "settings": entrants,
+                "tried_once": {name: summary(tried) for name, tried in rounds.tried.items()},
+                "raw": {"rounds": rounds.records, "tried": rounds.tried},
+            }
+
+        rounds.repeat(entrants, lambda: write_json(args.json, record()))
+    whole = record()
+    path = write_json(args.json, whole)
+    _print(args, whole)
     print(path)
     everything = [r for kept in (rounds.records, rounds.tried) for rs in kept.values() for r in rs]
     return 1 if any(r.get("failed") for r in everything) else 0
