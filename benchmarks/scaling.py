@@ -158,7 +158,9 @@ def plot(record: Mapping[str, Any], path: Path) -> Path:
             axes.set(xlabel=label, ylabel="seconds a step", xscale="log", yscale="log")
             axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
             ticks = [row["at"] * scale for row in rows]
-            axes.set_xticks(ticks, [f"{tick:,.0f}" for tick in ticks])
+            axes.set_xticks(
+                ticks, [f"{tick:,.0f}" if tick >= 1 else f"{tick:.2f}" for tick in ticks]
+            )
             axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
         rows = [row for row in record.get("adapters") or [] if "unavailable" not in row]
         for key, name, colour in (
@@ -166,12 +168,13 @@ def plot(record: Mapping[str, Any], path: Path) -> Path:
             ("fold_seconds", "the fold", "#d97706"),
             ("served_token_seconds", "a served token", "#475569"),
         ):
-            points = [(row["at"], 1000 * row[key]) for row in rows]
+            points = [(place, 1000 * row[key]) for place, row in enumerate(rows)]
             if points:
                 panels[2].plot(
                     *zip(*points, strict=True), marker="o", color=colour, label=name, lw=2
                 )
         panels[2].set(xlabel="earlier adapters", ylabel="milliseconds", yscale="log")
+        panels[2].set_xticks(range(len(rows)), [str(row["at"]) for row in rows])
         panels[2].set_title("On top of earlier lessons", loc="left", fontweight="bold", fontsize=11)
         for axes in panels:
             axes.grid(color=FAINT, linewidth=0.8)
