@@ -111,6 +111,19 @@ class Setting:
         return random.Random(":".join(map(str, (self.seed, *names))))
 
 
+@dataclass(frozen=True)
+class StepCost:
+    """What a part of a recipe adds to the memory of a step.
+
+    ``kept_bytes`` are held from the preparation to the end; ``tokens`` run through the model with
+    gradients in each step, and ``targets`` of them have their logits held.
+    """
+
+    kept_bytes: int = 0
+    tokens: int = 0
+    targets: int = 0
+
+
 class Technique:
     """The common part of all techniques: a name, hyper-parameters, tensors-only state."""
 
@@ -160,6 +173,17 @@ class Architecture(Technique):
         """Bytes of the adapter, from the formula; equals ``adapter().nbytes``."""
         raise NotImplementedError
 
+    def working_bytes(self, setting: Setting) -> int:
+        """Bytes beside the model's weights while it trains: new parts, or a copy of old ones."""
+        return self.storage_bytes(setting)
+
+    def would_train(self, setting: Setting) -> dict[str, nn.Parameter]:
+        """What :meth:`attach` would train, without memory: parameters on the ``meta`` device.
+
+        One flat parameter of the adapter's size, unless the architecture knows better.
+        """
+        return {"adapter": meta_parameter(self.storage_bytes(setting) // 4)}
+
     def state_dict(self) -> dict[str, Tensor]:
         """The trainable parameters."""
         return {name: parameter.detach() for name, parameter in self.parameters().items()}
@@ -186,6 +210,10 @@ class Optimization(Technique):
         """Turn the gradients into a change of parameters and clear them; gives the step size."""
         raise NotImplementedError
 
+    def state_bytes(self, parameters: Mapping[str, nn.Parameter]) -> int:
+        """Bytes that the state of these parameters takes; two fp32 moments unless it says so."""
+        return sum(8 * parameter.numel() for parameter in parameters.values())
+
 
 class Regularization(Technique):
     """What is added to the loss."""
@@ -199,6 +227,10 @@ class Regularization(Technique):
     def penalty(self, step: int) -> Tensor:
         """A scalar that is added to the loss of this step."""
         raise NotImplementedError
+
+    def cost(self, setting: Setting) -> StepCost:
+        """What it adds to the memory of a run, told before :meth:`prepare`."""
+        return StepCost()
 
 
 class Replay(Technique):
@@ -227,3 +259,18 @@ class Representation(Technique):
     def loss(self, batch: Batch) -> Tensor:
         """The mean negative log-likelihood of the batch's targets, weighted by example."""
         raise NotImplementedError
+
+    def graph_tokens(self, tokens: int, targets: int, rows: int) -> int:
+        """Tokens of a batch whose activations are kept for backward; the others are a cache."""
+        return tokens
+
+    def logits_bytes(self, targets: int, vocabulary: int) -> int:
+        """Bytes of the logits of a step: as made, in fp32, as log-probabilities, as gradients."""
+        return 4 * 4 * targets * vocabulary
+
+
+def meta_parameter(*shape: int) -> nn.Parameter:
+    """A parameter that has a shape and takes no memory."""
+    import torch
+
+    return torch.nn.Parameter(torch.empty(*shape, device="meta"), requires_grad=False)

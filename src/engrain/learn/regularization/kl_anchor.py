@@ -32,7 +32,7 @@ from engrain.data.examples import Batch, Example
 from engrain.data.lessons import TrainingText
 from engrain.learn.compute import autocast, hidden_logits
 from engrain.learn.registry import register
-from engrain.learn.technique import Regularization, Setting, option
+from engrain.learn.technique import Regularization, Setting, StepCost, option
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,18 @@ class KlAnchor(Regularization):
         log_q = self._log_probabilities(self._groups[at]).gather(-1, index)
         tokens = sum(len(known) for known, _ in self._teacher) / len(self._teacher)
         return float(self.config.strength) * coarse_kl(log_p, log_q).sum() / tokens
+
+    def cost(self, setting: Setting) -> StepCost:
+        """Values and indices of the kept outcomes, and the largest group of a step."""
+        if self.config.strength == 0:
+            return StepCost()
+        self._setting = setting
+        groups = self._grouped([self._example(text) for text in self._choose(setting)])
+        targets = [sum(sum(example.loss_mask) for example in group) for group in groups]
+        tokens = [len(group) * max(map(len, group)) for group in groups]
+        size = setting.loaded.profile.vocab_size
+        kept = min(self.config.top_k or size, size)
+        return StepCost(12 * kept * sum(targets), max(tokens, default=0), max(targets, default=0))
 
 
 def coarse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -49,6 +49,10 @@ class ContextFrozen(Representation):
         logits, targets = frozen_logits(self.setting.loaded.model, batch)
         return example_mean(cross_entropy(logits.float(), targets, reduction="none"), batch)
 
+    def graph_tokens(self, tokens: int, targets: int, rows: int) -> int:
+        """The targets and the last token of each context."""
+        return min(tokens, targets + rows)
+
 
 def frozen_logits(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Logits ``(targets, vocabulary)`` and targets ``(targets,)`` on a frozen context.
