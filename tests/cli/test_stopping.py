@@ -30,7 +30,9 @@ def test_a_lesson_that_is_stopped_can_be_resumed(
         done = run(*words)
         assert (done.code, done.out) == (130, "")
         job = run("jobs", "list", "--quiet").out.strip()
-        assert done.err == (
+        told, _, rest = done.err.partition("\n")
+        assert told.startswith("About ")
+        assert rest == (
             f"Stopped: Nothing was changed.\n  Continue with `engrain jobs resume {job}`.\n"
         )
         as_json = run(*words, "--json")

@@ -35,7 +35,7 @@ def estimate(
     ] = None,
     set_: Settings = None,
 ) -> Answer:
-    """Tell seconds and peak memory of a lesson, part by part; nothing is learned.
+    """Tell seconds and peak memory of a lesson; nothing is learned.
 
     The first time, pieces of a lesson are timed on this machine with this recipe. What would not
     fit into memory is not timed. The exit code is 0 either way; `engrain learn` refuses it.

@@ -96,7 +96,7 @@ def training_bytes(recipe: Recipe, setting: Setting) -> dict[str, int]:
     attention = _attention_numbers(loaded, step, layers) if kept == step.tokens else 0
     activations = PASSING * ((kept + anchored) * (deep + between) + 4 * attention)
     logits = representation.logits_bytes(step.targets, profile.vocab_size)
-    logits += sum(16 * cost.targets * profile.vocab_size for cost in costs)
+    logits += sum(12 * cost.targets * profile.vocab_size for cost in costs)
     parts = {
         "adapter": architecture.working_bytes(setting),
         "optimizer": optimization.state_bytes(trained),

@@ -126,16 +126,22 @@ class KlAnchor(Regularization):
         return float(self.config.strength) * coarse_kl(log_p, log_q).sum() / tokens
 
     def cost(self, setting: Setting) -> StepCost:
-        """Values and indices of the kept outcomes, and the largest group of a step."""
+        """Values and indices of the kept outcomes, and the dearest group of a step."""
         if self.config.strength == 0:
             return StepCost()
         self._setting = setting
         groups = self._grouped([self._example(text) for text in self._choose(setting)])
-        targets = [sum(sum(example.loss_mask) for example in group) for group in groups]
-        tokens = [len(group) * max(map(len, group)) for group in groups]
-        size = setting.loaded.profile.vocab_size
-        kept = min(self.config.top_k or size, size)
-        return StepCost(12 * kept * sum(targets), max(tokens, default=0), max(targets, default=0))
+        sizes = [
+            (len(group) * max(map(len, group)), sum(sum(e.loss_mask) for e in group))
+            for group in groups
+        ]
+        profile = setting.loaded.profile
+        size = profile.vocab_size
+        # A layer keeps some twenty vectors of a token; a target has logits, logs and gradients.
+        token, target = 20 * len(profile.layers) * profile.hidden_size, 3 * size
+        dearest = max(sizes, key=lambda item: item[0] * token + item[1] * target, default=(0, 0))
+        kept = 12 * min(self.config.top_k or size, size) * sum(targets for _, targets in sizes)
+        return StepCost(kept, *dearest)
 
 
 def coarse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
