@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engrain.data.general import anchors
-from engrain.data.lessons import Lesson, TrainingText, canonical_digest, chat
+from engrain.data.lessons import Lesson, TrainingText, canonical_digest
 from engrain.data.messages import Conversation, Message
 from engrain.dream.reader import ANSWER_TOKENS, in_context
 from engrain.dream.self_study import EFFORTS
 from engrain.exam.panel import run_panel
-from engrain.fit import STOCK, Memory, expected_lesson, lesson_memory
+from engrain.fit import STOCK, Memory, expected_lesson, lesson_memory, stock_texts
 from engrain.learn.learner import Learner
 from engrain.model.threads import machine_digest
 
@@ -158,7 +158,8 @@ def telling_sentences(conversations: Sequence[Conversation]) -> int:
 
 def calibrate(served: Served, recipe: Recipe, panel: Panel, source: Source) -> Speed:
     """Time a piece of each part of a lesson; the weights in force stay."""
-    closed = [chat(f"Number {i}: what did I say about the weather?") for i in range(32)]
+    # Of the length of those that self-study asks, and as far beside what was told.
+    closed = [text.messages[:1] for text in stock_texts(32) if text.kind == "contrast"]
     served.engine.generate(closed[:4], max_new_tokens=4)
     question = _timed(lambda: served.engine.generate(closed, max_new_tokens=ANSWER_TOKENS))
     reading, token = _reading_seconds(served)
