@@ -133,8 +133,8 @@ def test_doctor_warns_of_what_was_measured_faster(
     measure = peak.measure_peak
 
     def faster(*given: Any, **named: Any) -> Any:
-        speeds = {kind: 1.0 for kind in hardware.COMPUTE_TYPES}
-        other = next(kind for kind in speeds if kind != hardware.compute_type())
+        speeds = dict.fromkeys(hardware.COMPUTE_TYPES, 1.0)
+        other = next(kind for kind in speeds if kind != hardware.default_compute())
         threads = {"1": 1.0, "64": 2.0}
         return replace(
             measure(*given, **named), step_gflops={**speeds, other: 2.0}, by_threads=threads

@@ -37,11 +37,11 @@ def test_measures_both_types_and_leaves_the_threads(monkeypatch: pytest.MonkeyPa
 
 
 def test_is_kept_by_machine_and_threads(tmp_path: Path) -> None:
-    path = peak_path(tmp_path, 2)
+    path = peak_path(tmp_path, 2, "float32")
     assert load_peak(path) is None
     store_peak(path, FIGURES)
     assert load_peak(path) == FIGURES
-    assert load_peak(peak_path(tmp_path, 1)) is None
+    assert load_peak(peak_path(tmp_path, 1, "float32")) is None
     path.write_text('{"threads": 2}')
     assert load_peak(path) is None
 

@@ -127,15 +127,16 @@ def _machine() -> Iterator[Finding]:
 
 
 def _speed(resolved: Resolved, again: bool) -> Iterator[Finding]:
-    """Threads, compute type, and what was measured of both; the model's settings hold from here."""
+    """Threads, compute type, and what was measured of both."""
     from engrain.home import LEDGER_FILE
-    from engrain.model.hardware import bf16_flags, default_compute, set_compute
+    from engrain.model.hardware import bf16_flags, default_compute
     from engrain.model.peak import load_peak, measure_peak, peak_path, store_peak
-    from engrain.model.threads import set_threads
+    from engrain.model.threads import default_threads
 
     chosen = resolved.config.model
-    threads, compute = set_threads(chosen.threads or None), set_compute(chosen.compute)
-    path = peak_path(resolved.home / "machine", threads)
+    threads = chosen.threads or default_threads()
+    compute = default_compute() if chosen.compute == "auto" else chosen.compute
+    path = peak_path(resolved.home / "machine", threads, compute)
     peak = None if again else load_peak(path)
     if peak is None:
         peak = measure_peak(compute, threads=threads)

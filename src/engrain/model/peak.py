@@ -106,10 +106,10 @@ def measure_peak(compute: ComputeType, *, threads: int | None = None) -> Peak:
     )
 
 
-def peak_path(folder: Path, threads: int) -> Path:
-    """The file of a machine's figures: another processor, library or number of threads, another."""
-    # The fingerprint has the threads of the moment, which a measurement changes.
-    digest = machine_digest({**machine_fingerprint(), "threads": threads})
+def peak_path(folder: Path, threads: int, compute: ComputeType) -> Path:
+    """The file of a machine's figures; processor, libraries, threads and compute type tell it."""
+    # The fingerprint has those of this process, which need not be those that will be used.
+    digest = machine_digest({**machine_fingerprint(), "threads": threads, "compute": compute})
     return folder / f"{digest[:32]}.json"
 
 
