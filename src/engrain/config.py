@@ -51,6 +51,9 @@ class ModelConfig:
 
     source: str = option("pocket", "'pocket', a local folder, or a model id on the hub")
     dtype: Literal["float32", "bfloat16"] = option("float32", "number format of the weights")
+    compute: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "number format of training's arithmetic; auto takes what the processor is made for"
+    )
     threads: int = option(0, "CPU threads; 0 takes one a physical core", low=0, high=1024)
     local_only: bool = option(False, "never ask the hub: use only models that are on this machine")
 

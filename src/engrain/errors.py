@@ -23,6 +23,7 @@ EngrainError                      exit code 1
 │   └── StateMismatchError        a re-derived digest is not the recorded one
 ├── LearnError                    a lesson could not be learned
 │   ├── NothingToLearnError       curation and self-study left no example
+│   ├── DoesNotFitError           the lesson needs more memory than is free
 │   ├── DivergedError             the loss is not finite
 │   └── ResumeError               a checkpoint does not belong to this run
 └── GateRefused                   exit code 3: the exam refused the lesson
@@ -167,6 +168,10 @@ class LearnError(EngrainError):
 
 class NothingToLearnError(LearnError):
     """Curation and self-study left no example."""
+
+
+class DoesNotFitError(LearnError):
+    """A lesson needs more memory than is free; nothing was begun."""
 
 
 class DivergedError(LearnError):

@@ -1,8 +1,9 @@
-"""What a lesson will cost, told before it runs.
+"""What a lesson will cost, told before it runs: seconds and peak memory, part by part.
 
-A short calibration times the three parts of a lesson on this machine with this model and recipe:
-answering a batch of questions, one training step, and the panel. A lesson is then priced from the
-sentences that the user said. Every finished lesson corrects the price by what it really took.
+A short calibration times the parts of a lesson on this machine with this model and recipe:
+questions with and without a conversation in view, training steps, a piece of the panel, the folding
+of weights. A lesson is then priced from the sentences that the user said. Every finished lesson
+corrects the price by what it really took. Memory comes from a formula (:mod:`engrain.fit`).
 """
 
 from __future__ import annotations
@@ -10,50 +11,131 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engrain.data.general import anchors
-from engrain.data.lessons import Lesson, TrainingText, canonical_digest, chat
-from engrain.data.messages import Conversation
+from engrain.data.lessons import Lesson, TrainingText, canonical_digest
+from engrain.data.messages import Conversation, Message
+from engrain.dream.reader import ANSWER_TOKENS, in_context
+from engrain.dream.self_study import EFFORTS
+from engrain.exam.panel import run_panel
+from engrain.fit import STOCK, Memory, expected_lesson, lesson_memory, stock_texts
 from engrain.learn.learner import Learner
 from engrain.model.threads import machine_digest
 
 if TYPE_CHECKING:
+    from engrain.exam.panel import Panel
     from engrain.learn.recipe import Recipe
+    from engrain.model.adapter import Adapter
     from engrain.served import Served
 
-QUESTIONS_PER_SENTENCE = 105
-"""Questions that self-study asks for one telling sentence, drops included (measured, pocket)."""
-WORDINGS_PER_SENTENCE = 40
+FACTS_PER_SENTENCE = 0.75
+"""Facts that self-study finds in a telling sentence (measured on made-up lives, pocket)."""
+CLOSED_PER_CONTRAST = 1.4
+"""Questions without the conversation for each contrast text wanted (the same)."""
+READ_PER_SENTENCE = 2.0
+"""Questions with the conversation in view for each reading of a fact that an effort asks for."""
+PYTHON_SECONDS = 0.005
+"""Checking of one answer, outside of the model."""
+PROBES_PER_SENTENCE = 1.6
+EARLIER_PROBES = 60
+"""Most probes of earlier lessons in one exam, so that an exam costs the same on day 30."""
+STEPS = 6
+"""Training steps that are timed."""
+READ_TOKENS = 48
+"""Tokens of a timed answer with the conversation in view: short answers and some lists."""
+READERS = 6
+"""Questions that self-study asks at once of one window."""
 TRUST = 0.5
 """How far one finished lesson moves the correction."""
 
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?\n]?")
+_TOLD = "I went to the harbour on Monday and bought a small red boat."
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a lesson is made of, as far as that is known before it is studied."""
+
+    conversations: Sequence[Conversation] = ()
+    examples: Sequence[TrainingText] = ()
+    effort: str = "normal"
+    earlier: Sequence[Lesson] = ()
+    adapters: Sequence[Adapter] = ()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a lesson will take: seconds by part, none where it was not timed, and memory.
+
+    ``once_seconds`` are spent before the first lesson on a machine alone: the panel's noise band.
+    """
+
+    recipe: str
+    parts: Mapping[str, float]
+    memory: Memory
+    once_seconds: float = 0.0
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of the lesson."""
+        return sum(self.parts.values()) if self.parts else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The estimate as JSON-ready values."""
+        return {
+            "recipe": self.recipe,
+            "estimated_seconds": self.seconds,
+            "seconds": {name: round(value, 3) for name, value in self.parts.items()},
+            "once_seconds": round(self.once_seconds, 3),
+            "memory": self.memory.to_dict(),
+        }
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of the parts of a lesson, and the correction that finished lessons taught."""
+    """Seconds of the parts of a lesson, and the correction that finished lessons taught.
+
+    A question with a conversation of c tokens in view takes ``reading_seconds`` +
+    ``token_seconds`` * c.
+    """
 
     question_seconds: float
     step_seconds: float
     panel_seconds: float
+    reading_seconds: float = 0.0
+    token_seconds: float = 0.0
+    prepare_seconds: float = 0.0
+    fold_seconds: float = 0.0
     correction: float = 1.0
 
-    def lesson_seconds(
-        self, recipe: Recipe, conversations: Sequence[Conversation], examples: int = 0
-    ) -> float:
-        """Seconds of a lesson from its conversations and its number of explicit examples."""
-        sentences = telling_sentences(conversations)
-        texts = sentences * WORDINGS_PER_SENTENCE + examples
-        steps = recipe.steps_for(texts)
-        study = sentences * QUESTIONS_PER_SENTENCE * self.question_seconds
-        raw = study + steps * self.step_seconds + self.panel_seconds
-        return raw * self.correction
+    def parts(self, recipe: Recipe, source: Source) -> dict[str, float]:
+        """Seconds of self-study, exams and training."""
+        effort = EFFORTS[source.effort]
+        study, texts, sentences = 0.0, len(source.examples), 0
+        for conversation in source.conversations:
+            told = telling_sentences([conversation])
+            facts = FACTS_PER_SENTENCE * told
+            closed = CLOSED_PER_CONTRAST * facts * effort.wordings * effort.contrast
+            read = READ_PER_SENTENCE * told * effort.read
+            # About four characters a token.
+            view = sum(len(message.content) for message in conversation.messages) / 4
+            study += closed * (self.question_seconds + PYTHON_SECONDS)
+            study += read * (self.reading_seconds + view * self.token_seconds + PYTHON_SECONDS)
+            texts += round(facts * effort.wordings)
+            sentences += told
+        known = sum(len(lesson.probes) for lesson in source.earlier)
+        probes = PROBES_PER_SENTENCE * sentences + len(source.examples) / 4
+        probes += min(EARLIER_PROBES, known)
+        exams = self.panel_seconds + 2 * probes * self.question_seconds + 2 * self.fold_seconds
+        training = self.prepare_seconds + recipe.steps_for(texts) * self.step_seconds
+        raw = {"self_study": study, "exams": exams, "training": training}
+        return {name: value * self.correction for name, value in raw.items()}
 
     def learned(self, told: float, taken: float) -> Speed:
         """The speed after a lesson that was told to take ``told`` and took ``taken`` seconds."""
@@ -74,58 +156,115 @@ def telling_sentences(conversations: Sequence[Conversation]) -> int:
     )
 
 
-def calibrate(served: Served, recipe: Recipe, panel_items: int) -> Speed:
-    """Time a batch of questions and a few training steps; the weights in force stay."""
-    questions = [chat(f"Number {i}: what did I say about the weather?") for i in range(32)]
-    served.engine.generate(questions[:4], max_new_tokens=4)
+def calibrate(served: Served, recipe: Recipe, panel: Panel, source: Source) -> Speed:
+    """Time a piece of each part of a lesson; the weights in force stay."""
+    # Of the length of those that self-study asks, and as far beside what was told.
+    closed = [text.messages[:1] for text in stock_texts(32) if text.kind == "contrast"]
+    served.engine.generate(closed[:4], max_new_tokens=4)
+    question = _timed(lambda: served.engine.generate(closed, max_new_tokens=ANSWER_TOKENS))
+    reading, token = _reading_seconds(served)
+    prepare, step = _step_seconds(served, recipe, source)
+    fold = _timed(lambda: served.fold(()))
+    panel_seconds = _panel_seconds(served, panel)
+    return Speed(question / len(closed), step, panel_seconds, reading, token, prepare, fold)
+
+
+def _timed(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
-    served.engine.generate(questions, max_new_tokens=24)
-    question = (time.perf_counter() - began) / len(questions)
+    work()
+    return time.perf_counter() - began
 
-    def text(kind: Any, i: int) -> TrainingText:
-        return TrainingText(
-            chat(f"What is my boat number {i}?", f"Your boat number {i} is red."), kind, f"{i}: {i}"
-        )
 
-    texts = [text("fact", i) for i in range(recipe.batch_size)]
-    texts += [text("contrast", i) for i in range(recipe.batch_size)]
-    lesson = Lesson("calibration", "", tuple(texts))
+def _reading_seconds(served: Served) -> tuple[float, float]:
+    """Seconds of a question about a conversation: without its tokens, and for each of them."""
+    engine, found = served.engine, []
+    longest = max(1, (engine.loaded.max_length - 2 * READ_TOKENS) // 100)
+    for sentences in (min(4, longest), min(40, longest)):
+        view = [Message("user", " ".join([_TOLD] * sentences)), Message("assistant", "I see.")]
+        prompts = [in_context(view, f"Number {i}: what did I buy?") for i in range(READERS)]
+        tokens = len(engine.encode_chat(prompts[0]))
+        with engine.untaught():
+            seconds = _timed(partial(engine.generate, prompts, max_new_tokens=READ_TOKENS))
+        found.append((tokens, seconds / READERS))
+    (few, quick), (many, slow) = found
+    slope = max(0.0, slow - quick) / max(1, many - few)
+    return max(0.0, quick - slope * few), slope
+
+
+def _step_seconds(served: Served, recipe: Recipe, source: Source) -> tuple[float, float]:
+    """Seconds of a run's preparation, and of one step."""
     times: list[float] = []
-    Learner(replace(recipe, min_steps=4, max_steps=4, absence=0.0)).run(
+    began = time.perf_counter()
+    Learner(replace(recipe, min_steps=STEPS, max_steps=STEPS)).run(
         served.loaded,
-        lesson,
-        earlier=[replace(lesson, id="earlier")],
+        expected_lesson(source.conversations, source.examples, 2 * STOCK),
+        earlier=source.earlier,
+        adapters=source.adapters,
         anchors=anchors(),
         on_step=lambda done, total, loss: times.append(time.perf_counter()),
     )
     step = (times[-1] - times[0]) / (len(times) - 1)
-    return Speed(question, step, panel_items * question)
+    return max(0.0, times[0] - began - step), step
+
+
+def _panel_seconds(served: Served, panel: Panel) -> float:
+    """Seconds of the panel, from one batch of each part."""
+    total, counts = 0.0, panel.counts()
+    few = panel.smaller({part: 8 if part in ("loss", "capability") else 32 for part in counts})
+    for part, taken in few.counts().items():
+        seconds = _timed(partial(run_panel, served.engine, few, parts=[part]))
+        total += seconds * counts[part] / taken
+    return total
 
 
 @dataclass(frozen=True)
 class Prices:
-    """The speed of one recipe on this machine and model, kept in a folder of the home."""
+    """The speed of one recipe on this machine and model, kept in a folder of the home.
+
+    ``measured`` says whether the panel's noise band was measured on this machine before.
+    """
 
     folder: Path
     recipe: Recipe
     base_digest: str
-    panel_items: int
+    panel: Panel
+    taught: bool = False
+    measured: bool = True
 
     @property
     def path(self) -> Path:
-        """The file of this speed."""
-        key = canonical_digest([self.recipe.digest, machine_digest(), self.base_digest])
-        return self.folder / f"{key[:32]}.json"
+        """The file of this speed; the first lesson has one of its own, since it replays nothing."""
+        key = [self.recipe.digest, machine_digest(), self.base_digest, self.taught]
+        return self.folder / f"{canonical_digest(key)[:32]}.json"
 
-    def lesson_seconds(
-        self, served: Served, conversations: Sequence[Conversation], examples: int
-    ) -> float:
-        """Seconds that a lesson will take; the first asking times the machine."""
+    def memory(self, served: Served, source: Source) -> Memory:
+        """The memory that a lesson will take."""
+        return lesson_memory(
+            served.loaded,
+            self.recipe,
+            self.panel,
+            conversations=source.conversations,
+            examples=source.examples,
+            earlier=source.earlier,
+            noise=not self.measured,
+        )
+
+    def estimate(self, served: Served, source: Source, *, force: bool = False) -> Estimate:
+        """What a lesson will take; the first asking times the machine.
+
+        What does not fit is not timed unless with ``force``: a piece of it might not fit either.
+        """
+        memory = self.memory(served, source)
         speed = load_speed(self.path)
         if speed is None:
-            speed = calibrate(served, self.recipe, self.panel_items)
+            if not memory.fits and not force:
+                return Estimate(self.recipe.name, {}, memory)
+            speed = calibrate(served, self.recipe, self.panel, source)
             store_speed(self.path, speed)
-        return speed.lesson_seconds(self.recipe, conversations, examples)
+        parts = speed.parts(self.recipe, source)
+        # The panel on the base, and on four copies of it.
+        once = 0.0 if self.measured else 5 * speed.panel_seconds
+        return Estimate(self.recipe.name, parts, memory, once)
 
     def correct(self, told: float | None, taken: float) -> None:
         """Let a lesson that took ``taken`` seconds correct what is told of the next."""

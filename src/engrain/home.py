@@ -42,7 +42,7 @@ from engrain.pipeline import (
 if TYPE_CHECKING:
     from engrain.data.lessons import Probe, TrainingText
     from engrain.dream.lesson import Preview
-    from engrain.estimate import Prices
+    from engrain.estimate import Estimate, Prices
     from engrain.exam.exam import Exam
     from engrain.exam.noise import NoiseBand
     from engrain.exam.panel import Panel
@@ -248,13 +248,16 @@ class Home:
         recipe: str | None = None,
         on_progress: OnProgress | None = None,
         require: bool = False,
+        force: bool = False,
     ) -> Outcome:
         """Learn a conversation: study it, train a candidate, examine it, let the gate decide.
 
-        With ``require`` a refusal of the gate is an error.
+        With ``require`` a refusal of the gate is an error; with ``force`` too little memory is
+        none.
 
         Raises:
             ConversationError: the source can't be read.
+            DoesNotFitError: it needs more memory than is free; nothing was begun.
             NothingToLearnError: there is nothing new in it.
             GateRefused: only with ``require``; the served weights are unchanged either way.
         """
@@ -262,7 +265,7 @@ class Home:
         conversations, examples = self._read(source)
         digests = [self.ledger.add_conversation(c) for c in conversations]
         with self.lock.hold("learn a lesson"):
-            estimate = self._estimate(chosen, conversations, len(examples))
+            estimate = self._seconds(chosen, conversations, examples, force)
             job = self._begin(
                 chosen,
                 self.config.learn.seed,
@@ -279,6 +282,7 @@ class Home:
         recipe: str | None = None,
         on_progress: OnProgress | None = None,
         require: bool = False,
+        force: bool = False,
     ) -> Outcome:
         """Learn the stored texts of a lesson again, on the weights as they are, as a new lesson.
 
@@ -287,6 +291,7 @@ class Home:
 
         Raises:
             UsageError: the lesson is in service.
+            DoesNotFitError: it needs more memory than is free, unless with ``force``.
             GateRefused: only with ``require``.
         """
         with self.lock.hold("learn a lesson again"):
@@ -297,12 +302,12 @@ class Home:
                     remedy=f"Take it out first: engrain lessons disable {old.id}",
                 )
             chosen = self.recipe(recipe) if recipe else _recorded(old)
-            estimate = self._estimate(chosen, (), len(old.lesson.balanced()))
+            estimate = self._seconds(chosen, (), old.lesson.balanced(), force)
             sources = list(old.lesson.sources)
             job = self._begin(chosen, old.seed, estimate, conversations=sources, again=old.id)
             return self._run(job, on_progress, require)
 
-    def _begin(self, recipe: Recipe, seed: int, estimate: float, **source: Any) -> str:
+    def _begin(self, recipe: Recipe, seed: int, estimate: float | None, **source: Any) -> str:
         """A new job, with all that a resume must find as it was."""
         payload = {
             "conversations": [],
@@ -359,6 +364,8 @@ class Home:
                 f"The panel has changed since job {job_id} began: exams can't be compared.",
                 remedy="Learn the conversation again.",
             )
+        # Asked for now: after the lesson, the speed would be that of a lesson upon it.
+        prices = self._prices(recipe)
         with named_errors(self.path):
             pipeline = self.pipeline(on_progress, gate=GateConfig(**job.payload["gate"]))
             outcome = pipeline.run(job_id, recipe, seed, study)
@@ -366,7 +373,7 @@ class Home:
             self._changes.retire(again)
         if not job.reached("studied"):
             # A resumed job did part of its work before: its seconds would mislead.
-            self._prices(recipe).correct(job.payload.get("estimate"), outcome.seconds)
+            prices.correct(job.payload.get("estimate"), outcome.seconds)
         if require and not outcome.accepted:
             raise GateRefused(
                 f"The gate {outcome.decision.verdict} lesson {outcome.lesson.id}: "
@@ -442,21 +449,59 @@ class Home:
         )
 
     # ------------------------------------------------------------------ estimate
-    def estimate(self, source: Source, *, recipe: str | None = None) -> float:
-        """Seconds that a lesson will take, told before it runs."""
+    def estimate(self, source: Source, *, recipe: str | None = None) -> Estimate:
+        """Seconds and peak memory of a lesson, told before it runs; nothing is refused.
+
+        The first asking times the machine, if the lesson fits into its memory.
+        """
         conversations, examples = self._read(source)
-        return self._estimate(self.recipe(recipe), conversations, len(examples))
+        return self._estimate(self.recipe(recipe), conversations, examples)
 
     def _estimate(
-        self, recipe: Recipe, conversations: Sequence[Conversation], examples: int
-    ) -> float:
-        return self._prices(recipe).lesson_seconds(self.served, conversations, examples)
+        self,
+        recipe: Recipe,
+        conversations: Sequence[Conversation],
+        examples: Sequence[TrainingText],
+        force: bool = False,
+    ) -> Estimate:
+        from engrain import estimate
+
+        earlier = [self.ledger.lesson(name) for name in self.state.lessons]
+        source = estimate.Source(
+            conversations,
+            examples,
+            self.config.learn.effort,
+            earlier,
+            self.served.adapters(self.state.adapters),
+        )
+        return self._prices(recipe).estimate(self.served, source, force=force)
+
+    def _seconds(
+        self,
+        recipe: Recipe,
+        conversations: Sequence[Conversation],
+        examples: Sequence[TrainingText],
+        force: bool,
+    ) -> float | None:
+        """Seconds of a lesson that is about to begin; refused if it does not fit."""
+        found = self._estimate(recipe, conversations, examples, force)
+        if not force:
+            found.memory.check()
+        return found.seconds
 
     def _prices(self, recipe: Recipe) -> Prices:
         from engrain.estimate import Prices
+        from engrain.exam.noise import NoiseBand
 
-        items = sum(self.panel.counts().values())
-        return Prices(self.path / "speed", recipe, self.ledger.base().digest, items)
+        pipeline = self.pipeline(noise=NoiseBand.assumed())
+        return Prices(
+            self.path / "speed",
+            recipe,
+            self.ledger.base().digest,
+            self.panel,
+            bool(self.state.lessons),
+            pipeline.noise_path().exists(),
+        )
 
     # ------------------------------------------------------------------ lessons
     def lessons(self) -> list[LessonEntry]:
@@ -547,11 +592,13 @@ def _recorded(record: LessonRecord) -> Recipe:
 
 
 def _load(resolved: Resolved, source: str | None = None) -> Any:
+    from engrain.model.hardware import set_compute
     from engrain.model.loading import load_model
     from engrain.model.threads import set_threads
 
     model = resolved.config.model
     set_threads(model.threads or None)
+    set_compute(model.compute)
     return load_model(source or model.source, dtype=model.dtype, local_only=model.local_only)
 
 

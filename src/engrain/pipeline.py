@@ -21,6 +21,7 @@ from typing import Any
 from engrain.data.lessons import Lesson, Probe
 from engrain.dream.earlier import anchors_beside
 from engrain.errors import DivergedError, NothingToLearnError, ResumeError
+from engrain.estimate import EARLIER_PROBES
 from engrain.exam.decision import Decision, GateThresholds
 from engrain.exam.exam import Exam, run_exam
 from engrain.exam.gate import LEARNED_KINDS, decide
@@ -31,9 +32,6 @@ from engrain.learn.recipe import Recipe
 from engrain.ledger.ledger import Ledger
 from engrain.ledger.records import LessonRecord, Status
 from engrain.served import Served
-
-EARLIER_PROBES = 60
-"""Most probes of earlier lessons in one exam, so that an exam costs the same on day 30."""
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, done, in all) while a stage runs."""
@@ -316,9 +314,7 @@ class Pipeline:
 
     def measured_noise(self, on_progress: OnProgress | None = None) -> NoiseBand:
         """The noise band of the panel, measured once for this model, machine and panel."""
-        base = self.ledger.base().digest
-        key = noise_key(base, self.panel.digest, machine_fingerprint())
-        path = self.folder / "noise" / f"{key[:32]}.json"
+        path = self.noise_path()
         known = read_measured(path)
         if known:
             return NoiseBand.from_dict(known)
@@ -339,6 +335,12 @@ class Pipeline:
             )
         keep_measured(path, band.to_dict())
         return band
+
+    def noise_path(self) -> Path:
+        """The file of the noise band."""
+        base = self.ledger.base().digest
+        key = noise_key(base, self.panel.digest, machine_fingerprint())
+        return self.folder / "noise" / f"{key[:32]}.json"
 
     def known_panel(self, state: str) -> PanelResult | None:
         """The panel's result on a state, if it was run before."""

@@ -73,6 +73,15 @@ def ask_little(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(panel, "load_panel", lambda name="default": small)
 
 
+@pytest.fixture(autouse=True)
+def measured_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small products: what `doctor` measures does not matter here."""
+    from engrain.model import peak
+
+    for name, value in (("WIDTH", 128), ("READ_BYTES", 1 << 20), ("SECONDS", 0.002)):
+        monkeypatch.setattr(peak, name, value)
+
+
 @pytest.fixture
 def few_questions(monkeypatch: pytest.MonkeyPatch) -> None:
     """A panel of a few items: the whole one takes a tiny byte model too long."""

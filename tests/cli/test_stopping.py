@@ -30,7 +30,9 @@ def test_a_lesson_that_is_stopped_can_be_resumed(
         done = run(*words)
         assert (done.code, done.out) == (130, "")
         job = run("jobs", "list", "--quiet").out.strip()
-        assert done.err == (
+        told, _, rest = done.err.partition("\n")
+        assert told.startswith("About ")
+        assert rest == (
             f"Stopped: Nothing was changed.\n  Continue with `engrain jobs resume {job}`.\n"
         )
         as_json = run(*words, "--json")
@@ -53,6 +55,8 @@ import sys, time
 from dataclasses import replace
 from engrain.cli import main
 from engrain.exam import panel
+from engrain.estimate import Estimate
+from engrain.fit import Memory
 from engrain.home import Home
 from engrain.learn.learner import Learner
 
@@ -63,7 +67,8 @@ def slow(*_, **__):
 whole = panel.load_panel()
 small = replace(whole, texts=whole.texts[:2], choices=(), questions=())
 panel.load_panel = lambda name="default": small
-Home._estimate = lambda *_: 1.0
+fits = Memory({"training": {"program": 1}}, 2)
+Home._estimate = lambda *_: Estimate("quick", {"training": 1.0}, fits)
 Learner.run = slow
 main(sys.argv[1:])
 """
@@ -74,6 +79,7 @@ def test_a_real_ctrl_c(run: Run, home: Path, examples: Path) -> None:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, text=True, **pipes) as other:
         assert other.stderr is not None
+        assert other.stderr.readline().startswith("About 1 s")
         assert other.stderr.readline() == "learning\n"
         other.send_signal(signal.SIGINT)
         out, err = other.communicate(timeout=60)

@@ -312,7 +312,17 @@ def test_doctor(run: Run, taught: str, home: Path) -> None:
     well = run("doctor", "--json")
     assert well.code == 0, well.out
     names = [item["name"] for item in well.json["findings"]]
-    for name in ("machine", "threads", "bf16", "versions", "disk", "home", "lock", "ledger"):
+    for name in (
+        "machine",
+        "threads",
+        "compute",
+        "speed",
+        "versions",
+        "disk",
+        "home",
+        "lock",
+        "ledger",
+    ):
         assert name in names
     assert names[-2:] == ["model", "weights"]
     for blob in (home / "blobs").rglob("*"):
@@ -347,13 +357,16 @@ def test_common_options_stand_before_or_after_the_verb(
 
 def test_a_dry_run_shows_some_wordings_and_counts_the_others() -> None:
     from engrain.cli.learn import SHOWN, previewed
+    from engrain.estimate import Estimate
+    from engrain.fit import Memory
 
     asked = [f"What is my boat, {i}?" for i in range(SHOWN + 3)]
     fact = {"value": "Gorla", "said": "My boat is Gorla.", "questions": asked, "held_out": []}
     keys = ("messages_left_out", "examples_left_out", "questions_refused", "missed", "supersedes")
     record = {"title": "a", "texts": {"fact": 9}, "probes": 2, "facts": [fact]}
     found = record | {key: [] for key in keys}
-    answer = previewed(SimpleNamespace(to_dict=lambda: found), "default", 60.0)  # type: ignore
+    estimate = Estimate("default", {"training": 60.0}, Memory({"training": {"weights": 1}}, 2))
+    answer = previewed(SimpleNamespace(to_dict=lambda: found), "default", estimate)  # type: ignore
     assert str(answer.text).count("asked: ") == SHOWN
     assert "and 3 wordings more" in str(answer.text)
     assert answer.data["facts"][0]["questions"] == asked

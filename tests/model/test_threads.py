@@ -17,10 +17,10 @@ def test_physical_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     listing = []
     for processor, core in enumerate([0, 1, 0, 1]):
         listing += [("processor", str(processor)), ("physical id", "0"), ("core id", str(core))]
-    monkeypatch.setattr(threads, "_cpuinfo", lambda: listing)
+    monkeypatch.setattr(threads, "cpuinfo", lambda: listing)
     assert threads._physical_cores(None) == 2
     assert threads._physical_cores([0, 2]) == 1
-    monkeypatch.setattr(threads, "_cpuinfo", list)
+    monkeypatch.setattr(threads, "cpuinfo", list)
     assert threads._physical_cores(None) == 0
     assert threads.default_threads() >= 1
 

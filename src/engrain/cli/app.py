@@ -17,6 +17,7 @@ from engrain.cli import (
     config,
     demo,
     doctor,
+    estimate,
     eval,
     init,
     jobs,
@@ -71,7 +72,7 @@ engrain lessons undo last
 """
 
 app.callback(cls=Commands, invoke_without_command=True, epilog=EXAMPLES)(as_command(engrain))
-for _item in (init.init, learn.learn, chat.chat):
+for _item in (init.init, learn.learn, estimate.estimate, chat.chat):
     _item.add_to(app)
 _group(
     "lessons",

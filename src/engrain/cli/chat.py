@@ -175,14 +175,17 @@ class Talk:
         return True
 
     def _learn(self) -> None:
-        from engrain.cli.learn import learned
+        from engrain.cli.learn import cost, learned
 
         if not self.said or self.name not in self.home.log.names():
             raise UsageError("Nothing was said in this chat yet.", remedy="Say something first.")
         estimate = self.home.estimate(self.name)
-        with self.session.progress("Learning", estimate) as on_progress, resumable(self.home):
+        estimate.memory.check()
+        self.session.note(cost(estimate))
+        seconds = estimate.seconds
+        with self.session.progress("Learning", seconds) as on_progress, resumable(self.home):
             outcome = self.home.learn(self.name, on_progress=on_progress)
-        answer = learned(outcome, estimate)
+        answer = learned(outcome, seconds)
         self._show(answer)
         self.code = max(self.code, answer.code)
         if outcome.accepted:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -33,21 +33,26 @@ class Finding:
     status: Literal["ok", "warn", "fail"]
     words: str
     remedy: str = ""
+    figures: Mapping[str, Any] = field(default_factory=dict)
 
 
 Clean = Annotated[bool, typer.Option("--clean", help="Delete files that no lesson refers to.")]
+Measure = Annotated[bool, typer.Option("--measure", help="Measure the machine's speed again.")]
 
 
 @verb(
     "doctor", examples="engrain doctor\nengrain doctor --clean\nengrain doctor --home ~/work --json"
 )
-def doctor(session: Session, clean: Clean = False) -> Answer:
+def doctor(session: Session, clean: Clean = False, measure: Measure = False) -> Answer:
     """Check machine, versions, home and model; each with a remedy.
+
+    The machine's speed is measured once and kept in the home: matrix products in both compute
+    types, memory bandwidth, numbers of threads.
 
     The model is loaded, the ledger's chain of events is derived again, and files that lessons need
     are looked for; `engrain lessons verify` does more. The exit code is 1 if something fails.
     """
-    found = list(examine(session, clean))
+    found = list(examine(session, clean, measure))
     worst = "fail" if any(f.status == "fail" for f in found) else "ok"
     lines = []
     for item in found:
@@ -59,7 +64,7 @@ def doctor(session: Session, clean: Clean = False) -> Answer:
     return Answer(data, "\n".join(lines), brief, 1 if worst == "fail" else 0)
 
 
-def examine(session: Session, clean: bool = False) -> Iterator[Finding]:
+def examine(session: Session, clean: bool = False, measure: bool = False) -> Iterator[Finding]:
     """Look at everything, one after another; what fails does not hide the rest."""
     from engrain.config import resolve
     from engrain.home import LEDGER_FILE
@@ -73,6 +78,7 @@ def examine(session: Session, clean: bool = False) -> Iterator[Finding]:
         return
     yield Finding("settings", "ok", f"digest {resolved.digest[:12]}")
     folder = resolved.home
+    yield from _guarded("speed", lambda: _speed(resolved, measure))
     yield from _guarded("disk", lambda: _disk(folder))
     if not (resolved.config.ledger.url or (folder / LEDGER_FILE).exists()):
         yield Finding("home", "warn", f"there is none in {folder}", "Make one: engrain init.")
@@ -107,22 +113,56 @@ def _failed(name: str, error: EngrainError) -> Finding:
 def _machine() -> Iterator[Finding]:
     import psutil
 
-    from engrain.model.threads import default_threads, machine_fingerprint
+    from engrain.model.threads import machine_fingerprint
 
     machine = machine_fingerprint()
     words = f"{machine['system']}, {machine['cpu']}, Python {platform.python_version()}"
     yield Finding("machine", "ok", words)
-    words = f"{default_threads()} of {os.cpu_count()} processors are used"
-    yield Finding("threads", "ok", words)
-    has_bf16 = bool({"avx512_bf16", "amx_bf16", "bf16"} & set(machine["flags"]))
-    words = "the processor multiplies in bf16" if has_bf16 else "no bf16: training runs in fp32"
-    yield Finding("bf16", "ok", words)
     free = psutil.virtual_memory().available
     if free < LITTLE_MEMORY:
         remedy = "Close other programs: learning takes about 1 GB with the pocket model."
         yield Finding("memory", "warn", f"{_size(free)} free", remedy)
     else:
         yield Finding("memory", "ok", f"{_size(free)} free")
+
+
+def _speed(resolved: Resolved, again: bool) -> Iterator[Finding]:
+    """Threads, compute type, and what was measured of both."""
+    from engrain.home import LEDGER_FILE
+    from engrain.model.hardware import bf16_flags, default_compute
+    from engrain.model.peak import load_peak, measure_peak, peak_path, store_peak
+    from engrain.model.threads import default_threads
+
+    chosen = resolved.config.model
+    threads = chosen.threads or default_threads()
+    compute = default_compute() if chosen.compute == "auto" else chosen.compute
+    path = peak_path(resolved.home / "machine", threads, compute)
+    peak = None if again else load_peak(path)
+    if peak is None:
+        peak = measure_peak(compute, threads=threads)
+        if (resolved.home / LEDGER_FILE).exists() or resolved.config.ledger.url:
+            store_peak(path, peak)
+    words, remedy = f"{threads} of {os.cpu_count()} processors are used", ""
+    if better := peak.better_threads(threads):
+        words += f"; with {better} a step's products are clearly faster"
+        remedy = f"Set model.threads to {better}."
+    yield Finding("threads", "warn" if remedy else "ok", words, remedy)
+    by = f"the processor has {', '.join(bf16_flags()) or 'no bf16 multiplication'}"
+    if chosen.compute != "auto":
+        by = f"set by {resolved.origins['model.compute']}; {by}"
+    words, remedy = f"training runs in {compute} ({by})", ""
+    if (faster := peak.faster) and faster != compute:
+        words += f", yet {faster} was measured faster"
+        remedy = f"Set model.compute to {faster}; what is learned differs in its last bits."
+    data = {"compute": compute, "by_flags": default_compute(), "flags": list(bf16_flags())}
+    yield Finding("compute", "warn" if remedy else "ok", words, remedy, data)
+    step, large = (
+        ", ".join(f"{kind} {speed:.0f}" for kind, speed in found.items())
+        for found in (peak.step_gflops, peak.large_gflops)
+    )
+    words = f"GFLOP/s in a small step: {step}; in a large one: {large}; "
+    words += f"memory {peak.bandwidth_gbs:.0f} GB/s; measured {peak.measured_at[:10]}"
+    yield Finding("speed", "ok", words, "", peak.to_dict())
 
 
 def _versions() -> Iterator[Finding]:

@@ -19,6 +19,7 @@ from engrain.cli.session import (
 
 if TYPE_CHECKING:
     from engrain.dream.lesson import Preview
+    from engrain.estimate import Estimate
     from engrain.pipeline import Outcome
 
 EXAMPLES = """
@@ -30,6 +31,10 @@ SHOWN = 6
 """Wordings of a fact that a dry run prints."""
 REFUSED = 3
 """The exit code of a lesson that the gate refused."""
+
+Force = Annotated[
+    bool, typer.Option("--force", help="Go on although more memory is needed than is free.")
+]
 
 
 @verb("learn", examples=EXAMPLES)
@@ -50,6 +55,7 @@ def learn(
     require: Annotated[
         bool, typer.Option("--require", help="Report a refusal of the gate as an error.")
     ] = False,
+    force: Force = False,
     dry_run: DryRun = False,
 ) -> Answer:
     """Learn a conversation: study it, train, examine, let the gate decide.
@@ -64,9 +70,15 @@ def learn(
         with session.progress("Studying") as on_progress:
             preview = home.preview(source, on_progress=on_progress)
         return previewed(preview, chosen.name, estimate)
-    with session.progress("Learning", estimate) as on_progress, resumable(home):
-        outcome = home.learn(source, recipe=recipe, on_progress=on_progress, require=require)
-    return learned(outcome, estimate)
+    if not force:
+        estimate.memory.check()
+    session.note(cost(estimate))
+    seconds = estimate.seconds
+    with session.progress("Learning", seconds) as on_progress, resumable(home):
+        outcome = home.learn(
+            source, recipe=recipe, on_progress=on_progress, require=require, force=force
+        )
+    return learned(outcome, seconds)
 
 
 def learned(outcome: Outcome, estimate: float | None) -> Answer:
@@ -89,15 +101,28 @@ def sentence(outcome: Outcome) -> str:
     return f"{head}. {reasons} The served weights are unchanged.{again}"
 
 
-def previewed(preview: Preview, recipe: str, estimate: float) -> Answer:
+def cost(estimate: Estimate) -> str:
+    """What a lesson will take, in one line."""
+    from engrain.exam.report import size
+
+    memory = estimate.memory
+    seconds = estimate.seconds
+    time = "It was not timed; it takes" if seconds is None else f"About {duration(seconds)},"
+    once = f" (and {duration(estimate.once_seconds)} once)" if estimate.once_seconds >= 1 else ""
+    fit = "" if memory.fits else ": it does not fit"
+    peak = f"{size(memory.peak_bytes)} of memory at most, {size(memory.free_bytes)} are free{fit}."
+    return f"{time}{once} {peak}"
+
+
+def previewed(preview: Preview, recipe: str, estimate: Estimate) -> Answer:
     """What a lesson would hold, and what would be left out and why."""
     data = {
         **preview.to_dict(),
         "dry_run": True,
+        **estimate.to_dict(),
         "recipe": recipe,
-        "estimated_seconds": estimate,
     }
-    return Answer(data, "\n".join(_lines(data)), [data["title"]])
+    return Answer(data, "\n".join([*_lines(data), cost(estimate)]), [data["title"]])
 
 
 def _lines(data: dict[str, Any]) -> list[str]:
@@ -121,5 +146,4 @@ def _lines(data: dict[str, Any]) -> list[str]:
     lines += [f"  missed    {said}" for said in data["missed"]]
     if data["supersedes"]:
         lines.append(f"  corrects  {len(data['supersedes'])} probes of earlier lessons")
-    lines.append(f"Learning it takes about {duration(data['estimated_seconds'])}.")
     return lines

@@ -109,6 +109,11 @@ class Session:
         if self.words:
             print(text, file=self.stdout, flush=True)
 
+    def note(self, text: str) -> None:
+        """Words for a person beside the answer, on standard error."""
+        if self.words:
+            print(text, file=sys.stderr, flush=True)
+
     def progress(
         self, title: str, estimate: float | None = None
     ) -> AbstractContextManager[OnProgress]:

@@ -22,6 +22,7 @@ from engrain.data.lessons import canonical_digest
 from engrain.exam.panel import Panel, PanelResult, run_panel
 from engrain.exam.probes import ExamEngine
 from engrain.exam.statistics import deviation, mean
+from engrain.model.hardware import overridden_compute
 
 RELATIVE_SIZE = 2.0**-9
 """Standard deviation of the relative change of a weight: the unit roundoff of bfloat16."""
@@ -237,6 +238,7 @@ def machine_fingerprint() -> dict[str, str]:
     """What can change the last bits of a result: processor, library, threads, device."""
     import torch
 
+    override = overridden_compute()
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
@@ -246,6 +248,7 @@ def machine_fingerprint() -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu",
+        **({"compute": override} if override else {}),
     }
 
 

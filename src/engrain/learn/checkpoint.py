@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from engrain.errors import ResumeError
+from engrain.model.hardware import compute_type
 
 if TYPE_CHECKING:
     from engrain.learn.technique import Technique
@@ -43,7 +44,8 @@ class Checkpoint:
         }
         # float.hex keeps every bit of the losses.
         history = json.dumps([float(loss).hex() for loss in losses])
-        raw = save(tensors, metadata={"run": self._run, "losses": history})
+        metadata = {"run": self._run, "losses": history, "compute": compute_type()}
+        raw = save(tensors, metadata=metadata)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(".part")
         with temporary.open("wb") as file:
@@ -57,7 +59,8 @@ class Checkpoint:
         """Put the saved state into the techniques; gives the losses so far, [] when fresh.
 
         Raises:
-            ResumeError: the file is damaged or belongs to another run.
+            ResumeError: the file is damaged, belongs to another run, or was computed in another
+                number format.
         """
         if self._path is None or not self._path.exists():
             return []
@@ -78,6 +81,13 @@ class Checkpoint:
             raise ResumeError(
                 f"The checkpoint {self._path} is of another lesson, recipe, seed or model.",
                 remedy="Delete it to learn the lesson from its first step.",
+            )
+        computed = header.get("compute", compute_type())
+        if computed != compute_type():
+            raise ResumeError(
+                f"The checkpoint {self._path} was computed in {computed}, and this process "
+                f"computes in {compute_type()}: it could not continue to the bit.",
+                remedy=f"Set model.compute to {computed}, or delete the file to begin anew.",
             )
         for place, technique in self._techniques.items():
             prefix = f"{place}|"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,25 +14,19 @@ from torch.utils.checkpoint import checkpoint
 from engrain.data.examples import Batch
 from engrain.learn.heads import Head, head_of
 from engrain.model.context import Packing, attended, attending, attending_again, objection
+from engrain.model.hardware import compute_type
 
 if TYPE_CHECKING:
     from engrain.model.loading import LoadedModel
 
 
-@cache
 def has_bf16() -> bool:
-    """Whether the CPU multiplies bf16 matrices in hardware (AVX512-BF16 or AMX)."""
-    if platform.system() != "Linux":
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    """Whether training computes in bf16: by the processor's flags or by configuration."""
+    return compute_type() == "bfloat16"
 
 
 def autocast() -> AbstractContextManager[Any]:
-    """The compute type of training: bf16 by autocast where the CPU has it, else fp32.
+    """Training in the compute type of :mod:`engrain.model.hardware`: bf16 by autocast, or fp32.
 
     Norms, losses and moments stay in fp32.
     """

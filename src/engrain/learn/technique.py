@@ -117,6 +117,19 @@ class Setting:
         return random.Random(":".join(map(str, (self.seed, *names))))
 
 
+@dataclass(frozen=True)
+class StepCost:
+    """What a part of a recipe adds to the memory of a step.
+
+    ``kept_bytes`` are held from the preparation to the end; ``tokens`` run through the model with
+    gradients in each step, and ``targets`` of them have their logits held.
+    """
+
+    kept_bytes: int = 0
+    tokens: int = 0
+    targets: int = 0
+
+
 class Technique:
     """The common part of all techniques: a name, hyper-parameters, tensors-only state."""
 
@@ -166,6 +179,17 @@ class Architecture(Technique):
         """Bytes of the adapter, from the formula; equals ``adapter().nbytes``."""
         raise NotImplementedError
 
+    def working_bytes(self, setting: Setting) -> int:
+        """Bytes beside the model's weights while it trains: new parts, or a copy of old ones."""
+        return self.storage_bytes(setting)
+
+    def would_train(self, setting: Setting) -> dict[str, nn.Parameter]:
+        """What :meth:`attach` would train, without memory: parameters on the ``meta`` device.
+
+        One flat parameter of the adapter's size, unless the architecture knows better.
+        """
+        return {"adapter": meta_parameter(self.storage_bytes(setting) // 4)}
+
     def state_dict(self) -> dict[str, Tensor]:
         """The trainable parameters."""
         return {name: parameter.detach() for name, parameter in self.parameters().items()}
@@ -210,6 +234,10 @@ class Regularization(Technique):
         """A scalar that is added to the loss of this step."""
         raise NotImplementedError
 
+    def cost(self, setting: Setting) -> StepCost:
+        """What it adds to the memory of a run, told before :meth:`prepare`."""
+        return StepCost()
+
 
 class Replay(Technique):
     """What old data is mixed in."""
@@ -237,3 +265,21 @@ class Representation(Technique):
     def loss(self, batch: Batch) -> Tensor:
         """The mean negative log-likelihood of the batch's targets, weighted by example."""
         raise NotImplementedError
+
+    def graph_tokens(self, tokens: int, targets: int, rows: int) -> int:
+        """Tokens of a batch whose activations are kept for backward; the others are a cache."""
+        return tokens
+
+    def logits_bytes(self, targets: int, vocabulary: int) -> int:
+        """Bytes of the logits of a step: those that are kept, and some chunks of them."""
+        from engrain.learn.heads import CHUNK, KEPT
+
+        whole = targets * vocabulary
+        return 4 * ((whole if whole <= KEPT else 0) + 3 * targets * min(CHUNK, vocabulary))
+
+
+def meta_parameter(*shape: int) -> nn.Parameter:
+    """A parameter that has a shape and takes no memory."""
+    import torch
+
+    return torch.nn.Parameter(torch.empty(*shape, device="meta"), requires_grad=False)

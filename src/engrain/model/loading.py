@@ -76,6 +76,12 @@ class LoadedModel:
         return next(iter(self._parameters.values())).dtype
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the live weights and of those that were kept aside."""
+        tensors = (*self._parameters.values(), *self._base.values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    @property
     def revision(self) -> int:
         """A number that changes when the weights of the model do, announced or not.
 

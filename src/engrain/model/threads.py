@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import platform
-from functools import cache
 from pathlib import Path
 from typing import Any
+
+from engrain.model.hardware import cpuinfo, overridden_compute, processor
 
 SPEED_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile", "bf16")
 """Processor flags that choose between kernels, and so may change the last bits of a result."""
@@ -35,12 +36,14 @@ def set_threads(count: int | None = None) -> int:
 def machine_fingerprint() -> dict[str, Any]:
     """What decides the last bits and the speed of a result, JSON-ready.
 
-    Two results are comparable bit for bit only if their fingerprints are equal.
+    Two results are comparable bit for bit only if their fingerprints are equal. The compute type
+    follows from the flags; it is named only where the configuration overrides that.
     """
     import torch
     import transformers
 
-    model, flags = _processor()
+    model, flags = processor()
+    override = overridden_compute()
     return {
         "cpu": model,
         "cores": default_threads(),
@@ -51,6 +54,7 @@ def machine_fingerprint() -> dict[str, Any]:
         "torch_kernels": str(torch.backends.cpu.get_cpu_capability()),
         "transformers": str(transformers.__version__),
         "threads": torch.get_num_threads(),
+        **({"compute": override} if override else {}),
     }
 
 
@@ -60,32 +64,11 @@ def machine_digest(fingerprint: dict[str, Any] | None = None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-@cache
-def _processor() -> tuple[str, frozenset[str]]:
-    model, flags = platform.processor() or platform.machine(), frozenset[str]()
-    for key, value in _cpuinfo():
-        if key == "model name":
-            model = value
-        elif key in ("flags", "Features"):
-            flags = frozenset(value.split())
-            break
-    return model, flags
-
-
-def _cpuinfo() -> list[tuple[str, str]]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
-    pairs = (line.partition(":") for line in lines if ":" in line)
-    return [(key.strip(), value.strip()) for key, _, value in pairs]
-
-
 def _physical_cores(usable: list[int] | None) -> int:
     """Distinct cores under the usable processors; 0 where the system does not say."""
     cores: set[tuple[str, str]] = set()
     number, socket = -1, "0"
-    for key, value in _cpuinfo():
+    for key, value in cpuinfo():
         if key == "processor" and value.isdigit():
             number, socket = int(value), "0"
         elif key == "physical id":

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from engrain.learn.registry import register
-from engrain.learn.technique import Architecture, Setting, option
+from engrain.learn.technique import Architecture, Setting, meta_parameter, option
 from engrain.model.adapter import Adapter
 
 
@@ -95,3 +95,7 @@ class Full(Architecture):
     def storage_bytes(self, setting: Setting) -> int:
         """4 bytes for each trained weight."""
         return sum(4 * parameter.numel() for parameter in self._chosen(setting).values())
+
+    def would_train(self, setting: Setting) -> dict[str, nn.Parameter]:
+        """The chosen weights."""
+        return {name: meta_parameter(*p.shape) for name, p in self._chosen(setting).items()}

@@ -28,7 +28,7 @@ from torch.nn.functional import linear
 
 from engrain.errors import UnsupportedModelError
 from engrain.learn.registry import register
-from engrain.learn.technique import Architecture, Setting, option
+from engrain.learn.technique import Architecture, Setting, meta_parameter, option
 from engrain.model.adapter import Adapter
 
 if TYPE_CHECKING:
@@ -138,6 +138,16 @@ class Lora(Architecture):
         modules = dict(setting.loaded.model.named_modules())
         shapes = [modules[path].weight.shape for path in self._targets(setting)]
         return sum(4 * self.config.rank * (rows + columns) for rows, columns in shapes)
+
+    def would_train(self, setting: Setting) -> dict[str, nn.Parameter]:
+        """A and B of every targeted map."""
+        modules = dict(setting.loaded.model.named_modules())
+        found = {}
+        for path in self._targets(setting):
+            rows, columns = modules[path].weight.shape
+            found[f"{_PREFIX}{path}.lora_A.weight"] = meta_parameter(self.config.rank, columns)
+            found[f"{_PREFIX}{path}.lora_B.weight"] = meta_parameter(rows, self.config.rank)
+        return found
 
 
 def _forward(module: Any, inputs: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ from engrain.data.examples import Batch, Example
 from engrain.data.lessons import TrainingText
 from engrain.learn.compute import autocast, hidden_logits
 from engrain.learn.registry import register
-from engrain.learn.technique import Regularization, Setting, option
+from engrain.learn.technique import Regularization, Setting, StepCost, option
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,24 @@ class KlAnchor(Regularization):
         log_q = self._log_probabilities(self._groups[at]).gather(-1, index)
         tokens = sum(len(known) for known, _ in self._teacher) / len(self._teacher)
         return float(self.config.strength) * coarse_kl(log_p, log_q).sum() / tokens
+
+    def cost(self, setting: Setting) -> StepCost:
+        """Values and indices of the kept outcomes, and the dearest group of a step."""
+        if self.config.strength == 0:
+            return StepCost()
+        self._setting = setting
+        groups = self._grouped([self._example(text) for text in self._choose(setting)])
+        sizes = [
+            (len(group) * max(map(len, group)), sum(sum(e.loss_mask) for e in group))
+            for group in groups
+        ]
+        profile = setting.loaded.profile
+        size = profile.vocab_size
+        # A layer keeps some twenty vectors of a token; a target has logits, logs and gradients.
+        token, target = 20 * len(profile.layers) * profile.hidden_size, 3 * size
+        dearest = max(sizes, key=lambda item: item[0] * token + item[1] * target, default=(0, 0))
+        kept = 12 * min(self.config.top_k or size, size) * sum(targets for _, targets in sizes)
+        return StepCost(kept, *dearest)
 
 
 def coarse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:

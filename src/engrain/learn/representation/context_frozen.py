@@ -131,6 +131,10 @@ class ContextFrozen(Representation):
             losses = losses_of(*hidden_states(loaded, part, positions))
         return example_sum(losses, part)
 
+    def graph_tokens(self, tokens: int, targets: int, rows: int) -> int:
+        """The targets and the last token of each context."""
+        return min(tokens, targets + rows)
+
     def state_dict(self) -> dict[str, Tensor]:
         """How many losses were taken; kept contexts where they are not those before the lesson."""
         state = {"done": torch.tensor(self._done)}

@@ -1,0 +1,53 @@
+"""Prices of a lesson in seconds."""
+
+from __future__ import annotations
+
+from engrain.data.messages import Conversation, Message
+from engrain.estimate import Source, Speed, telling_sentences
+from engrain.fit import expected_lesson, stock_texts
+from engrain.learn.recipe import named
+
+SPEED = Speed(0.01, 0.3, 5.0, 0.02, 1e-4, 2.0, 0.1)
+TOLD = Conversation(
+    (
+        Message("user", "My boat is called Corvath. It is red and old. What is the sea?"),
+        Message("assistant", "Noted. I like the sea."),
+    )
+)
+
+
+def test_questions_and_replies_tell_nothing() -> None:
+    assert telling_sentences([TOLD]) == 2
+
+
+def test_seconds_by_part() -> None:
+    recipe = named("default")
+    parts = SPEED.parts(recipe, Source((TOLD,)))
+    assert set(parts) == {"self_study", "exams", "training"}
+    steps = recipe.steps_for(60)
+    assert parts["training"] == 2.0 + steps * 0.3
+    low, high = (SPEED.parts(recipe, Source((TOLD,), effort=e)) for e in ("low", "high"))
+    assert low["self_study"] < parts["self_study"] < high["self_study"]
+
+
+def test_examples_need_no_study() -> None:
+    recipe, texts = named("default"), stock_texts(40)
+    parts = SPEED.parts(recipe, Source((), texts))
+    assert parts["self_study"] == 0
+    assert parts["training"] == 2.0 + recipe.steps_for(80) * 0.3
+
+
+def test_a_finished_lesson_corrects_all_parts() -> None:
+    slower = SPEED.learned(10.0, 40.0)
+    recipe, source = named("default"), Source((TOLD,))
+    for name, value in SPEED.parts(recipe, source).items():
+        assert abs(slower.parts(recipe, source)[name] - 2 * value) < 1e-9
+    assert SPEED.learned(0.0, 4.0) == SPEED
+
+
+def test_what_stands_for_a_lesson() -> None:
+    lesson = expected_lesson((TOLD,), (), 6)
+    kinds = {text.kind for text in lesson.texts}
+    assert kinds == {"fact", "contrast", "reading"} and len(lesson.facts()) >= 6
+    given = stock_texts(1)
+    assert expected_lesson((), given, 6).texts == tuple(given)
