@@ -27,13 +27,23 @@ def contestants(
     """Our contestants by name.
 
     ``ours-cached`` computes the context's cache once and keeps it, ``ours-recomputed`` makes it at
-    each step, ``ours-cached-all`` trains the embeddings, too.
+    each step, ``ours-cached-all`` trains the embeddings, too, ``ours-cached-adamw`` takes AdamW's
+    step, ``ours-cached-little`` keeps no activations inside layers.
     """
-    common = {"dtype": dtype, "optimization": optimization, "settings": dict(settings)}
+    released = {"gradient_release": True, "optimization.clip": 0.0, **settings}
+    common = {
+        "dtype": dtype,
+        "optimization": optimization,
+        "settings": released,
+        "context_cache": CACHED,
+        "embeddings": False,
+    }
     return {
-        "ours-cached": {**common, "context_cache": CACHED, "embeddings": False},
-        "ours-recomputed": {**common, "context_cache": RECOMPUTED, "embeddings": False},
-        "ours-cached-all": {**common, "context_cache": CACHED, "embeddings": True},
+        "ours-cached": common,
+        "ours-recomputed": {**common, "context_cache": RECOMPUTED},
+        "ours-cached-all": {**common, "embeddings": True},
+        "ours-cached-adamw": {**common, "optimization": "adamw"},
+        "ours-cached-little": {**common, "settings": {**released, "recompute": True}},
     }
 
 
@@ -44,13 +54,9 @@ def recipe(request: Mapping[str, Any]) -> Recipe:
         UnknownNameError: this version of the learner has no such technique or setting.
     """
     from engrain.learn.recipe import Choice, Recipe
-    from engrain.learn.registry import build
 
-    representation = Choice("context_frozen")
     cached = request["context_cache"] == CACHED
-    # A learner that can't keep a context computes it at each step.
-    if cached or hasattr(build("representation", "context_frozen", {}).config, "refresh"):
-        representation = Choice("context_frozen", {"refresh": 0 if cached else 1})
+    representation = Choice("context_frozen", {"live": 2, "refresh": 0 if cached else 1})
     chosen = Recipe(
         "step",
         architecture=Choice("full", {"embeddings": request["embeddings"]}),

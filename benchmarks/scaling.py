@@ -206,7 +206,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peer-repeats", type=int, default=1, help="of Trainer; 0: without it")
     parser.add_argument("--our-steps", type=int, default=3, help="our steps after the first")
     parser.add_argument("--adapter-steps", type=int, default=8)
-    parser.add_argument("--optimization", default="adamw", help="ours")
+    parser.add_argument("--optimization", default="sign", help="ours")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=JSON", help="a setting of our recipe"
     )

@@ -173,7 +173,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--steps", type=int, default=1, help="a peer's steps after its first")
     parser.add_argument("--our-steps", type=int, default=5, help="our steps after the first")
-    parser.add_argument("--optimization", default="adamw", help="ours")
+    parser.add_argument("--optimization", default="sign", help="ours")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=JSON", help="a setting of our recipe"
     )

@@ -211,6 +211,7 @@ class Pipeline:
                     earlier=earlier,
                     adapters=self.served.adapters(self.ledger.current().adapters),
                     anchors=anchors_beside([*earlier, lesson]),
+                    contexts=self.served.engine.context,
                     seed=seed,
                     on_step=lambda done, total, loss: self.on_progress("trained", done, total),
                     checkpoint=self.checkpoint(job_id),
