@@ -289,8 +289,13 @@ def test_run_on_a_kept_context_continues_to_the_bit(tmp_path: Any, refresh: int)
 def test_refuses_models_whose_cache_is_more_than_keys_and_values(
     architecture: str, why: str
 ) -> None:
+    loaded = tiny_model(architecture, max_length=1024)
+    short = batch_of([5], [21, 22], frozen=1)
+    assert bool(frozen(loaded).loss(short).isfinite())
+    with pytest.raises(UnsupportedModelError, match=why):
+        frozen(loaded).loss(batch_of([5, 6, 7], [21, 22], frozen=3))
     with pytest.raises(UnsupportedModelError, match=why) as caught:
-        frozen(tiny_model(architecture))
+        frozen(loaded, FOLLOWED, live=16)
     assert "full_context" in caught.value.remedy
 
 

@@ -160,7 +160,8 @@ class Recipe:
         """A copy with settings replaced by dotted name.
 
         ``epochs`` and its like are the recipe's own; ``optimization.learning_rate`` reaches into
-        the choice of a category; ``replay.reservoir.share`` names one of several.
+        the choice of a category; ``replay.reservoir.share`` names one of several;
+        ``representation`` alone chooses another technique of that category.
 
         Raises:
             UnknownNameError: no such setting.
@@ -170,7 +171,9 @@ class Recipe:
             head, _, rest = key.partition(".")
             if not rest and head in {f.name for f in fields(Recipe)} - set(CATEGORIES):
                 recipe = _changed(recipe, **{head: value})
-            elif head in SINGLE and rest:
+            elif head in SINGLE and not rest:
+                recipe = _changed(recipe, **{head: _choice(head, value)})
+            elif head in SINGLE:
                 choice = getattr(recipe, head)
                 changed = Choice(choice.name, {**choice.settings, rest: value})
                 recipe = _changed(recipe, **{head: changed})
@@ -222,6 +225,9 @@ def _named() -> dict[str, Recipe]:
                 "general predictions held by a KL anchor.",
                 architecture=Choice("lora", {"layers": 0.67}),
                 optimization=Choice("adamw", {"learning_rate": 4e-3}),
+                # What answers a long conversation is learned on the conversation's own cache; the
+                # short questions of a closed book stay whole.
+                representation=Choice("context_frozen", {"shortest": 256}),
                 regularization=(Choice("kl_anchor"),),
                 replay=(Choice("reservoir"), Choice("dream")),
                 epochs=2.0,

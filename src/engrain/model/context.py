@@ -241,7 +241,7 @@ def _attention(
             f"{type(module).__name__} can't attend to a frozen context"
             + (f" ({unknown[0]})" if unknown else "")
             + ".",
-            remedy="Use the representation 'full_context'.",
+            remedy="Learn with --set representation=full_context.",
         )
     packing = seen.packing
     if packing is not None:
@@ -428,7 +428,7 @@ def check_context(loaded: LoadedModel) -> None:
         raise UnsupportedModelError(
             f"{loaded.source} ({loaded.profile.model_type}) can't learn on a frozen context: "
             f"{verdict}.",
-            remedy="Use the representation 'full_context' for this model.",
+            remedy="Learn with --set representation=full_context.",
         )
 
 

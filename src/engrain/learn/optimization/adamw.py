@@ -24,6 +24,7 @@ from engrain.learn.update import PerParameter, UpdateConfig
 class AdamWConfig(UpdateConfig):
     """Hyper-parameters of AdamW."""
 
+    learning_rate: float = option(2e-3, "peak step size", low=0.0, high=1.0)
     beta1: float = option(0.9, "decay of the first moment", low=0.0, high=0.9999)
     beta2: float = option(0.99, "decay of the second moment", low=0.0, high=0.99999)
     epsilon: float = option(1e-8, "added to the root of the second moment", low=0.0)

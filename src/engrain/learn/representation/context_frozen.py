@@ -38,7 +38,7 @@ from engrain.learn.heads import head_of
 from engrain.learn.registry import register
 from engrain.learn.representation.full_context import example_sum
 from engrain.learn.technique import Representation, Setting, option
-from engrain.model.context import Context, attending, check_context, compute_context
+from engrain.model.context import Context, attending, compute_context
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,9 @@ class ContextFrozen(Representation):
         """Take the model, and the long contexts as serving has them.
 
         Raises:
-            UnsupportedModelError: its attention can't read a frozen context.
+            UnsupportedModelError: its attention can't read a frozen context, and there is one.
         """
         super().prepare(setting)
-        check_context(setting.loaded)
         head_of(setting.loaded.model)
         self._done = 0
         self._kept: dict[tuple[int, ...], Context] = {}
