@@ -200,7 +200,7 @@ class Plan:
         for rope in self._ropes.values():
             rope.reach(last + 1)
         if tokens.shape[0] == 1:
-            hidden = self._one(tokens, last, buffers, stop)
+            hidden = self._one(tokens, last, buffers, stop, bias)
         else:
             hidden = self._many(tokens, positions, buffers, stop, bias)
         for layer in rows:
@@ -210,7 +210,12 @@ class Plan:
         return hidden
 
     def _one(
-        self, tokens: Tensor, position: int, buffers: list[tuple[Tensor, Tensor]], stop: int
+        self,
+        tokens: Tensor,
+        position: int,
+        buffers: list[tuple[Tensor, Tensor]],
+        stop: int,
+        bias: Tensor | None,
     ) -> Tensor:
         # The embedding's result may be a view of its own buffer in some models.
         x = self.embedding(tokens[None]).reshape(-1).clone()
@@ -236,7 +241,7 @@ class Plan:
                 room.turned_halves[1].addcmul_(first, sin)
             keys.select(2, stop - 1).copy_(room.turned_key)
             values.select(2, stop - 1).copy_(room.value)
-            mixed = _attend(layer, room.turned_query, keys, values, stop, None).view(-1)
+            mixed = _attend(layer, room.turned_query, keys, values, stop, bias).view(-1)
             if layer.after is None:
                 _add(layer.out, mixed, x)
             else:
