@@ -41,7 +41,9 @@ def main() -> int:
     parser.add_argument("--days", type=int, default=12, help="of a made-up life, for the probes")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    parser.add_argument("--compared", type=int, default=16, help="answers with every token compared")
+    parser.add_argument(
+        "--compared", type=int, default=16, help="answers with every token compared"
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source = begin(args, Path(folder))
@@ -77,7 +79,9 @@ def main() -> int:
                     if not row.finished:
                         truth = super()._definition(row)[0].float()
                         allowed = (
-                            engine_module.SAFETY * self._agreement.deviation * own.float().abs().max()
+                            engine_module.SAFETY
+                            * self._agreement.deviation
+                            * own.float().abs().max()
                         )
                         share = float((own.float() - truth).abs().max() / allowed)
                         self.worst = max(self.worst, share)
@@ -99,7 +103,9 @@ def main() -> int:
             "".join(engine.stream(p, max_new_tokens=args.tokens, **more)).strip() for p in prompts
         ]
 
-    def compared(way: str, size: int, ties: bool, expected: list[str] | None, how: Any, **more: Any):
+    def compared(
+        way: str, size: int, ties: bool, expected: list[str] | None, how: Any, **more: Any
+    ):
         engine.again = engine.tokens = 0
         engine_module.SAFETY = safety if ties else 0
         began = time.perf_counter()

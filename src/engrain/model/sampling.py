@@ -68,15 +68,17 @@ def settled(
     above = cumulative.gather(-1, picked)
     # The sum of the kept probabilities is a share itself, and moves with the rest.
     margin = 3 * reach
+    begins, ends = above - own <= 0.0, above >= kept
     if order is not None:
         # Tokens near the nucleus' end may be in or out; the first is always in.
         whole = probabilities + dropped
         edge = (whole.cumsum(dim=-1) - whole - top_p).abs() <= reach
         edge[:, 0] = False
         margin = margin + whole.masked_fill(~edge, 0.0).sum(dim=-1, keepdim=True)
+        ends &= ~edge.any(dim=-1, keepdim=True)
     upper, lower = above - targets > margin, targets - (above - own) > margin
     # No rounding moves where the first interval begins and the last one ends.
-    certain = (upper | (above >= kept)) & (lower | (above - own <= 0.0))
+    certain = (upper | ends) & (lower | begins)
     if order is not None:
         # Another token as likely as the one that was picked could have stood in its place.
         close = (whole * factor >= own) & (whole <= own * factor)
