@@ -315,6 +315,7 @@ class Peer:
         return self._process.stdout.readline().strip()
 
     def ask(self, **request: Any) -> dict[str, Any]:
+        """The answer to one request."""
         assert self._process.stdin is not None
         # Threads of the peer before may still be spinning in wait for work.
         time.sleep(0.4)
@@ -324,6 +325,7 @@ class Peer:
         return found
 
     def close(self) -> str:
+        """End the worker; what it wrote to its error output."""
         _, errors = self._process.communicate()
         return errors
 

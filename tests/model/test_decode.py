@@ -149,7 +149,19 @@ def add_module(loaded: LoadedModel) -> None:
     loaded.model.model.layers[0].memory = nn.Linear(4, 4)
 
 
-@pytest.mark.parametrize("change", [wrap_projection, hook_layer, add_module])
+def add_inner_module(loaded: LoadedModel) -> None:
+    loaded.model.model.layers[0].self_attn.gate = nn.Linear(4, 4)
+
+
+def replace_forward(loaded: LoadedModel) -> None:
+    feed = loaded.model.model.layers[0].mlp
+    feed.forward = lambda x, forward=feed.forward: 2 * forward(x)
+
+
+CHANGES = [wrap_projection, hook_layer, add_module, add_inner_module, replace_forward]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_model_that_was_changed_takes_the_ordinary_way(
     change: Callable[[LoadedModel], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,16 +185,16 @@ def test_peft_modules_take_the_ordinary_way() -> None:
 
 
 def test_a_forward_that_differs_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scale of the residual that the plan does not know: only the measurement can tell."""
+    """A scale of the logits that no module shows: only the measurement can tell."""
     loaded = tiny_model("llama", tied=False)
-    own = loaded.model.forward
+    own = type(loaded.model).forward
 
     def scaled(*args: Any, **kwargs: Any) -> Any:
         output = own(*args, **kwargs)
         output.logits = output.logits * 1.01
         return output
 
-    monkeypatch.setattr(loaded.model, "forward", scaled)
+    monkeypatch.setattr(type(loaded.model), "forward", scaled)
     found = measure(loaded)
     assert not found.fast and "differ" in found.reason
 

@@ -95,7 +95,7 @@ def test_clear_choices_are_settled() -> None:
     logits = torch.tensor([[5.0, 1.0, 0.0], [5.0, 4.9999, 0.0], [torch.nan, 1.0, 2.0]])
     deviation = torch.full((3,), 1e-3)
     assert settled(logits, deviation).tolist() == [True, False, True]
-    uniforms = torch.tensor([0.5, 0.502, 0.5], dtype=torch.float64)
+    uniforms = torch.tensor([0.5, 0.4985, 0.5], dtype=torch.float64)
     sampled = settled(logits, deviation, temperature=1.0, uniforms=uniforms)
     assert sampled.tolist() == [True, False, True]
     nucleus = settled(logits[:1], deviation[:1], temperature=1.0, top_p=0.0, uniforms=uniforms[:1])

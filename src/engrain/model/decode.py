@@ -81,6 +81,7 @@ class _Layer:
     inward: tuple[nn.Linear, ...]
     down: nn.Linear
     activation: nn.Module | None
+    classes: tuple[type[nn.Module], ...]
 
 
 @dataclass(slots=True)
@@ -143,8 +144,11 @@ class Plan:
         tower = model.get_submodule(path)
         self.embedding = model.get_input_embeddings()
         # Of all modules only the embedding is called, so a hook on another would go unheard.
-        if any(m._forward_hooks or m._forward_pre_hooks for m in _but(model, self.embedding)):
+        others = list(_but(model, self.embedding))
+        if any(m._forward_hooks or m._forward_pre_hooks for m in others):
             raise Unsupported("a forward hook is attached")
+        if any("forward" in vars(m) for m in others):
+            raise Unsupported("a module has another forward than its class")
         self.head = _linear(model.get_output_embeddings(), "output layer")
         self.norm = _norm(getattr(tower, "norm", None))
         config = model.config.get_text_config(decoder=True)
@@ -179,6 +183,7 @@ class Plan:
                 layer.window,
                 layer.rope,
                 type(layer.activation),
+                layer.classes,
             )
             for layer in self.layers
         )
@@ -430,6 +435,8 @@ def _read(layer: nn.Module, profile: Any, kind: str) -> _Layer:
         raise Unsupported(f"a {type(layer).__name__} has no attention or no feed-forward part")
     if next(attention.parameters(recurse=False), None) is not None:
         raise Unsupported("its attention has parameters of its own")
+    projections: tuple[nn.Linear, ...]
+    inward: tuple[nn.Linear, ...]
     if hasattr(attention, "qkv_proj"):
         projections = (_linear(attention.qkv_proj, "attention projection"),)
     else:
@@ -454,10 +461,10 @@ def _read(layer: nn.Module, profile: Any, kind: str) -> _Layer:
         order = ("input_layernorm", "", "post_attention_layernorm", "")
     else:
         order = ("", "post_attention_layernorm", "", "post_feedforward_layernorm")
-    known = set(order) | {"self_attn", "mlp", "resid_attn_dropout", "resid_mlp_dropout"}
-    strange = [name for name, _ in layer.named_children() if name not in known]
-    if strange:
-        raise Unsupported(f"a layer has a part {strange[0]!r}")
+    for module, known in ((layer, {*order, *LAYER}), (attention, ATTENTION), (feed, FEED)):
+        strange = [name for name, _ in module.named_children() if name not in known]
+        if strange:
+            raise Unsupported(f"a {type(module).__name__} has a part {strange[0]!r}")
     before, after, feed_before, feed_after = (norms.get(name) for name in order)
     sliding = profile.window is not None
     softcap = getattr(attention, "attn_logit_softcapping", None)
@@ -481,6 +488,7 @@ def _read(layer: nn.Module, profile: Any, kind: str) -> _Layer:
         inward=inward,
         down=_linear(getattr(feed, "down_proj", None), "feed-forward part"),
         activation=None if type(activation).__name__.startswith("SiLU") else activation,
+        classes=(type(layer), type(attention), type(feed)),
     )
 
 
@@ -490,6 +498,14 @@ NORMS = (
     "pre_feedforward_layernorm",
     "post_feedforward_layernorm",
 )
+
+
+LAYER = frozenset({"self_attn", "mlp", "resid_attn_dropout", "resid_mlp_dropout"})
+ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "q_norm", "k_norm"})
+FEED = frozenset(
+    {"gate_proj", "up_proj", "gate_up_proj", "down_proj", "act_fn", "activation_fn", "dropout"}
+)
+"""Parts that are computed, or do nothing outside of training; any other part is unknown."""
 
 
 def _check_rope(config: Any) -> None:
