@@ -38,7 +38,7 @@ def main() -> int:
     """Parse the arguments, ask in every way, write; 0 if no answer differs."""
     parser = options(__doc__, "batches")
     parser.add_argument("--prompts", type=int, default=240)
-    parser.add_argument("--days", type=int, default=12, help="of a made-up life, for the probes")
+    parser.add_argument("--days", type=int, default=20, help="of a made-up life, for the probes")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument(
