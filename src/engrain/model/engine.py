@@ -6,7 +6,9 @@ conversation, is bound to the digest of the weights that filled it.
 
 A token is defined by the model's own forward over the whole sequence: one row, no cache. Batches,
 caches and the compact forward differ from that in the last bits; a choice that such a difference
-could turn is made again by the definition, so none of them changes an answer.
+could turn is made again by the definition, so none of them changes an answer. In types of few
+digits, such as bf16, that is done for greedy answers in batches only: there a large part of all
+choices is that close, and a stream must not wait for them.
 """
 
 from __future__ import annotations
@@ -46,6 +48,8 @@ SHARED_PREFIX = 16
 """Leading tokens that all prompts of a batch must share before they are computed only once."""
 SAFETY = 16
 """How many times the measured deviation a logit is taken to be uncertain by."""
+COARSE_SAFETY = 4
+"""The same for types of few digits, where a wide margin would hold every third token."""
 
 
 @dataclass(slots=True)
@@ -73,6 +77,7 @@ class Engine:
         self._state = state_digest or loaded.base_digest
         self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
         self._agreement: Agreement | None = None
+        self._fine = torch.finfo(loaded.dtype).eps <= torch.finfo(torch.float32).eps
 
     @property
     def state_digest(self) -> str:
@@ -302,8 +307,9 @@ class Engine:
         positions = mask.cumsum(1)[:, shared:].sub(1).clamp_min(0)
         logits = self._forward(ids, mask, cache=cache, positions=positions)[:, -1]
         plan = self._plan()
+        exact = self._fine or temperature <= 0
         while True:
-            tokens = self._choose(rows, logits, temperature, top_p)
+            tokens = self._choose(rows, logits, temperature, top_p, exact)
             for row, token in zip(rows, tokens.tolist(), strict=True):
                 if not row.finished:
                     self._accept(row, token)
@@ -341,7 +347,7 @@ class Engine:
             while True:
                 logits = self._extend(entry, pending, plan)
                 with torch.inference_mode():
-                    token = int(self._choose([row], logits, temperature, top_p))
+                    token = int(self._choose([row], logits, temperature, top_p, self._fine))
                 if not self._accept(row, token):
                     return
                 yield token
@@ -381,7 +387,10 @@ class Engine:
             row.finished = any(text in tail for text in row.stop)
         return True
 
-    def _choose(self, rows: list[_Row], logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    def _choose(
+        self, rows: list[_Row], logits: Tensor, temperature: float, top_p: float, exact: bool
+    ) -> Tensor:
+        """The next token of each row; an ``exact`` choice is that of the definition."""
         uniforms = None
         if temperature > 0:
             numbers = [
@@ -391,8 +400,9 @@ class Engine:
             ]
             uniforms = torch.tensor(numbers, dtype=torch.float64)
         tokens = choose(logits, temperature=temperature, top_p=top_p, uniforms=uniforms)
-        assert self._agreement is not None
-        deviation = SAFETY * self._agreement.deviation * logits.abs().amax(dim=-1).float()
+        if not exact:
+            return tokens
+        deviation = self._uncertain() * logits.abs().amax(dim=-1).float()
         certain = settled(
             logits, deviation, temperature=temperature, top_p=top_p, uniforms=uniforms
         )
@@ -408,6 +418,13 @@ class Engine:
                     uniforms=own,
                 )[0]
         return tokens
+
+    def _uncertain(self) -> float:
+        """By how much a logit may differ from its definition, as a share of the largest."""
+        if self._agreement is None:
+            self._plan()
+        assert self._agreement is not None
+        return (SAFETY if self._fine else COARSE_SAFETY) * self._agreement.deviation
 
     def _definition(self, row: _Row) -> Tensor:
         """The logits ``(1, vocabulary)`` of a row's next token, whose rounding is the one meant."""
