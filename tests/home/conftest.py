@@ -12,6 +12,7 @@ import pytest
 from engrain import estimate
 from engrain import home as module
 from engrain.home import Home
+from engrain.model.threads import set_threads
 from tests.home.home_tools import examples_file, new_home, open_home, save_model
 
 Opened = Callable[..., Home]
@@ -24,6 +25,8 @@ def _load_once(resolved: Any, source: str | None = None) -> Any:
     name = source or resolved.config.model.source
     if name not in _loaded:
         _loaded[name] = _really_load(resolved, source)
+    # Loading sets the threads that a home's settings ask for, and they decide the last bits.
+    set_threads(resolved.config.model.threads or None)
     _loaded[name].reset()
     return _loaded[name]
 

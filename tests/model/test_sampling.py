@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engrain.model.sampling import TextDecoder, choose, decode_after, row_uniforms
+from engrain.model.sampling import TextDecoder, choose, decode_after, row_uniforms, settled
 from engrain.model.testing import byte_tokenizer
 
 TOKENIZER = byte_tokenizer()
@@ -65,3 +65,38 @@ def test_any_bytes_stream_without_an_error(ids: list[int]) -> None:
     decoder = TextDecoder(TOKENIZER)
     text = "".join([decoder.push(token) for token in ids]) + decoder.finish()
     assert text.replace("\ufffd", "") == decode_after(TOKENIZER, [], ids).replace("\ufffd", "")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([0.0, 0.5, 1.0]),
+    st.sampled_from([1.0, 0.9, 0.5, 0.0]),
+    st.sampled_from([1e-3, 1e-2, 0.1]),
+)
+def test_what_is_settled_stays(seed: int, temperature: float, top_p: float, near: float) -> None:
+    """No change of the logits within the deviation turns a choice that was called settled."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = 16
+    logits = 3 * torch.randn(rows, 12, generator=generator)
+    # Some neighbours all but tie.
+    logits[::2, 1] = logits[::2, 0] + near * torch.randn(rows // 2, generator=generator)
+    uniforms = torch.rand(rows, generator=generator, dtype=torch.float64)
+    options = {"temperature": temperature, "top_p": top_p, "uniforms": uniforms}
+    sure = settled(logits, torch.full((rows,), near), **options)  # type: ignore[arg-type]
+    chosen = choose(logits, **options)  # type: ignore[arg-type]
+    for _ in range(40):
+        signs = torch.randint(0, 3, logits.shape, generator=generator) - 1
+        moved = choose(logits + near * signs, **options)  # type: ignore[arg-type]
+        assert torch.equal(moved[sure], chosen[sure])
+
+
+def test_clear_choices_are_settled() -> None:
+    logits = torch.tensor([[5.0, 1.0, 0.0], [5.0, 4.9999, 0.0], [torch.nan, 1.0, 2.0]])
+    deviation = torch.full((3,), 1e-3)
+    assert settled(logits, deviation).tolist() == [True, False, True]
+    uniforms = torch.tensor([0.5, 0.4985, 0.5], dtype=torch.float64)
+    sampled = settled(logits, deviation, temperature=1.0, uniforms=uniforms)
+    assert sampled.tolist() == [True, False, True]
+    nucleus = settled(logits[:1], deviation[:1], temperature=1.0, top_p=0.0, uniforms=uniforms[:1])
+    assert nucleus.tolist() == [True]

@@ -43,27 +43,40 @@ class GrowingLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Append keys and values; give all of them."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
         stop = start + key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        keys, values = self.room(stop)
+        keys[:, :, start:stop] = key_states
+        values[:, :, start:stop] = value_states
+        return self.extend_to(stop)
+
+    def room(self, stop: int) -> tuple[Tensor, Tensor]:
+        """The buffers, ``(batch, heads, capacity, dim)``, with room for ``stop`` tokens at least.
+
+        Whoever writes behind the tokens that are there calls :meth:`extend_to` when all is written.
+        """
+        assert self.keys is not None and self.values is not None
+        start = self.keys.shape[-2]
         if self._buffers is None or self._buffers[0].shape[-2] < stop or start < self._lent:
             self._lent = 0
             capacity = max(stop + ROOM, 2 * start)
-            old = (self.keys, self.values)
-            fresh = tuple(
-                new.new_empty(*new.shape[:2], capacity, new.shape[-1])
-                for new in (key_states, value_states)
-            )
-            if start:
-                for buffer, tensor in zip(fresh, old, strict=True):
-                    assert tensor is not None
-                    buffer[:, :, :start] = tensor
+            fresh = [
+                old.new_empty(*old.shape[:2], capacity, old.shape[-1])
+                for old in (self.keys, self.values)
+            ]
+            fresh[0][:, :, :start] = self.keys
+            fresh[1][:, :, :start] = self.values
             self._buffers = (fresh[0], fresh[1])
-        keys, values = self._buffers
-        keys[:, :, start:stop] = key_states
-        values[:, :, start:stop] = value_states
-        self.keys, self.values = keys[:, :, :stop], values[:, :, :stop]
+        return self._buffers
+
+    def extend_to(self, stop: int) -> tuple[Tensor, Tensor]:
+        """Make the first ``stop`` tokens of the buffers the layer's keys and values."""
+        assert self._buffers is not None
+        self.keys = self._buffers[0].narrow(2, 0, stop)
+        self.values = self._buffers[1].narrow(2, 0, stop)
         return self.keys, self.values
 
     def truncate(self, length: int) -> None:

@@ -3,6 +3,12 @@
 It renders messages with the tokenizer's own template and steps the model itself, so that a result
 depends only on the weights, the request and the machine. Its one lasting cache, of the last
 conversation, is bound to the digest of the weights that filled it.
+
+A token is defined by the model's own forward over the whole sequence: one row, no cache. Batches,
+caches and the compact forward differ from that in the last bits; a choice that such a difference
+could turn is made again by the definition, so none of them changes an answer. In types of few
+digits, such as bf16, that is done for greedy answers in batches only: there a large part of all
+choices is that close, and a stream must not wait for them.
 """
 
 from __future__ import annotations
@@ -21,10 +27,19 @@ from transformers.cache_utils import Cache
 from engrain.data.messages import Message
 from engrain.data.templates import render
 from engrain.errors import UsageError
+from engrain.model.agreement import Agreement, measure, padding_bias, read
 from engrain.model.cache import PrefixCache, Remembered, common_prefix, new_cache, padded
 from engrain.model.context import Context, check_context, compute_context, extend
+from engrain.model.decode import Plan
 from engrain.model.loading import LoadedModel
-from engrain.model.sampling import TextDecoder, choose, decode, decode_after, row_uniforms
+from engrain.model.sampling import (
+    TextDecoder,
+    choose,
+    decode,
+    decode_after,
+    row_uniforms,
+    settled,
+)
 
 MAX_BATCH_TOKENS = 16_384
 """Padded prompt tokens that one batch takes at most; it bounds the memory of a batch."""
@@ -32,6 +47,10 @@ MAX_LOGITS = 1 << 26
 """Logits that are held at once when whole texts are scored (256 MiB in fp32)."""
 SHARED_PREFIX = 16
 """Leading tokens that all prompts of a batch must share before they are computed only once."""
+SAFETY = 16
+"""How many times the measured deviation a logit is taken to be uncertain by."""
+COARSE_SAFETY = 4
+"""The same for types of few digits, where a wide margin would hold every third token."""
 
 
 @dataclass(slots=True)
@@ -58,6 +77,8 @@ class Engine:
         self.cache = PrefixCache()
         self._state = state_digest or loaded.base_digest
         self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
+        self._agreement: Agreement | None = None
+        self._fine = torch.finfo(loaded.dtype).eps <= torch.finfo(torch.float32).eps
 
     @property
     def state_digest(self) -> str:
@@ -68,6 +89,17 @@ class Engine:
         """Say that other weights are in force: what was cached under the old ones is dropped."""
         self._state = digest
         self.cache.drop_unless(self._cache_key())
+
+    @property
+    def fast_decode(self) -> bool:
+        """Whether tokens are computed by the compact forward; see :attr:`fast_decode_reason`."""
+        return self._plan() is not None
+
+    @property
+    def fast_decode_reason(self) -> str:
+        """Why the compact forward is not used; empty where it is."""
+        plan, reason = read(self.loaded)
+        return reason if plan is None else self._agreed(plan).reason
 
     @contextmanager
     def untaught(self) -> Iterator[None]:
@@ -297,8 +329,10 @@ class Engine:
         mask = torch.cat([own.new_ones(len(rows), shared), own], dim=1)
         positions = mask.cumsum(1)[:, shared:].sub(1).clamp_min(0)
         logits = self._forward(ids, mask, cache=cache, positions=positions)[:, -1]
+        plan = self._plan()
+        exact = self._fine or temperature <= 0
         while True:
-            tokens = self._choose(rows, logits, temperature, top_p)
+            tokens = self._choose(rows, logits, temperature, top_p, exact)
             for row, token in zip(rows, tokens.tolist(), strict=True):
                 if not row.finished:
                     self._accept(row, token)
@@ -314,7 +348,12 @@ class Engine:
                 rows = [rows[i] for i in active]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             positions = mask.sum(1, keepdim=True).sub(1)
-            logits = self._forward(tokens[:, None], mask, cache=cache, positions=positions)[:, -1]
+            if plan is None:
+                logits = self._forward(tokens[:, None], mask, cache=cache, positions=positions)
+                logits = logits[:, -1]
+            else:
+                bias = padding_bias(mask, self.loaded.dtype)
+                logits = plan.step(tokens, positions[:, 0], cache, bias)
 
     def _tokens(self, row: _Row, *, temperature: float, top_p: float) -> Iterator[int]:
         """Tokens of one answer, one at a time, on the cache of the last conversation."""
@@ -326,11 +365,12 @@ class Engine:
         if entry is None:
             entry = Remembered(key, [], new_cache(self.loaded.model, self.loaded.profile))
         try:
+            plan = self._plan()
             pending = row.prompt[len(entry.ids) :]
             while True:
-                logits = self._extend(entry, pending)
+                logits = self._extend(entry, pending, plan)
                 with torch.inference_mode():
-                    token = int(self._choose([row], logits, temperature, top_p))
+                    token = int(self._choose([row], logits, temperature, top_p, self._fine))
                 if not self._accept(row, token):
                     return
                 yield token
@@ -342,8 +382,13 @@ class Engine:
             self.cache.put(entry)
 
     @torch.inference_mode()
-    def _extend(self, entry: Remembered, pending: list[int]) -> Tensor:
+    def _extend(self, entry: Remembered, pending: list[int], plan: Plan | None) -> Tensor:
         start = len(entry.ids)
+        if plan is not None and start and len(pending) == 1:
+            token = torch.tensor(pending, device=self.loaded.device)
+            logits = plan.step(token, torch.tensor([start]), entry.cache)
+            entry.ids.extend(pending)
+            return logits
         ids, _ = self._padded([pending], left=False)
         mask = ids.new_ones(1, start + len(pending))
         positions = torch.arange(start, start + len(pending), device=ids.device)[None]
@@ -365,7 +410,10 @@ class Engine:
             row.finished = any(text in tail for text in row.stop)
         return True
 
-    def _choose(self, rows: list[_Row], logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    def _choose(
+        self, rows: list[_Row], logits: Tensor, temperature: float, top_p: float, exact: bool
+    ) -> Tensor:
+        """The next token of each row; an ``exact`` choice is that of the definition."""
         uniforms = None
         if temperature > 0:
             numbers = [
@@ -374,7 +422,49 @@ class Engine:
                 if row.uniforms is not None
             ]
             uniforms = torch.tensor(numbers, dtype=torch.float64)
-        return choose(logits, temperature=temperature, top_p=top_p, uniforms=uniforms)
+        tokens = choose(logits, temperature=temperature, top_p=top_p, uniforms=uniforms)
+        if not exact:
+            return tokens
+        deviation = self._uncertain() * logits.abs().amax(dim=-1).float()
+        certain = settled(
+            logits, deviation, temperature=temperature, top_p=top_p, uniforms=uniforms
+        )
+        if bool(certain.all()):
+            return tokens
+        for index in (~certain).nonzero()[:, 0].tolist():
+            if not rows[index].finished:
+                own = None if uniforms is None else uniforms[index : index + 1]
+                tokens[index] = choose(
+                    self._definition(rows[index]),
+                    temperature=temperature,
+                    top_p=top_p,
+                    uniforms=own,
+                )[0]
+        return tokens
+
+    def _uncertain(self) -> float:
+        """By how much a logit may differ from its definition, as a share of the largest."""
+        if self._agreement is None:
+            self._plan()
+        assert self._agreement is not None
+        return (SAFETY if self._fine else COARSE_SAFETY) * self._agreement.deviation
+
+    def _definition(self, row: _Row) -> Tensor:
+        """The logits ``(1, vocabulary)`` of a row's next token, whose rounding is the one meant."""
+        ids, mask = self._padded([[*row.prompt, *row.new]], left=False)
+        return self._forward(ids, mask)[:, -1]
+
+    def _plan(self) -> Plan | None:
+        """How to step the model with the weights that are in it now; None: the ordinary way."""
+        plan, _ = read(self.loaded)
+        agreed = self._agreed(plan)
+        return plan if agreed.fast else None
+
+    def _agreed(self, plan: Plan | None) -> Agreement:
+        signature = plan.signature if plan is not None else None
+        if self._agreement is None or (plan and self._agreement.signature != signature):
+            self._agreement = measure(self.loaded)
+        return self._agreement
 
     def _shared(self, prompts: list[list[int]]) -> int:
         """Leading tokens to compute once for the whole batch; 0 where that does not pay."""

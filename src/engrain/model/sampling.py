@@ -29,19 +29,79 @@ def choose(
     """
     if temperature <= 0.0 or uniforms is None:
         return logits.float().argmax(dim=-1)
-    probabilities = torch.softmax(logits.double() / temperature, dim=-1)
-    order: Tensor | None = None
-    if top_p < 1.0:
-        probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        before = probabilities.cumsum(dim=-1) - probabilities
-        probabilities = probabilities.masked_fill(before >= max(top_p, 0.0), 0.0)
-        # The likeliest token stays, so top_p = 0 is greedy and not empty.
-        probabilities[:, 0] = probabilities[:, 0].clamp_min(torch.finfo(torch.float64).tiny)
+    probabilities, _, order = _nucleus(logits, temperature, top_p)
     cumulative = probabilities.cumsum(dim=-1)
     targets = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
     picked = torch.searchsorted(cumulative, targets, right=True)
     picked = picked.clamp_max(logits.shape[-1] - 1)
     return (picked if order is None else order.gather(-1, picked)).squeeze(-1)
+
+
+def settled(
+    logits: Tensor,
+    deviation: Tensor,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    uniforms: Tensor | None = None,
+) -> Tensor:
+    """Which rows choose the same token wherever each logit lies within ``deviation`` of its value.
+
+    ``logits`` is ``(rows, vocabulary)``, ``deviation`` and the result ``(rows,)``. True is certain;
+    False may be said of a row that would choose the same after all. Logits that are not numbers
+    count as settled: computing them again gives no numbers either.
+    """
+    if temperature <= 0.0 or uniforms is None:
+        logits = logits.float()
+        least = logits.amax(dim=-1) - 2 * deviation.to(logits)
+        return (logits >= least.unsqueeze(-1)).sum(dim=-1) <= 1
+    # Odds change by at most this factor, so a share of the whole by at most a quarter of it.
+    factor = (2 * deviation.to(logits.device).double() / temperature).exp().unsqueeze(-1)
+    reach = (factor - 1.0) / 4
+    probabilities, dropped, order = _nucleus(logits, temperature, top_p)
+    cumulative = probabilities.cumsum(dim=-1)
+    kept = cumulative[:, -1:]
+    targets = uniforms.to(cumulative).unsqueeze(-1) * kept
+    picked = torch.searchsorted(cumulative, targets, right=True)
+    picked = picked.clamp_max(logits.shape[-1] - 1)
+    own = probabilities.gather(-1, picked)
+    above = cumulative.gather(-1, picked)
+    # The sum of the kept probabilities is a share itself, and moves with the rest.
+    margin = 3 * reach
+    begins, ends = above - own <= 0.0, above >= kept
+    if order is not None:
+        # Tokens near the nucleus' end may be in or out; the first is always in.
+        whole = probabilities + dropped
+        edge = (whole.cumsum(dim=-1) - whole - top_p).abs() <= reach
+        edge[:, 0] = False
+        margin = margin + whole.masked_fill(~edge, 0.0).sum(dim=-1, keepdim=True)
+        ends &= ~edge.any(dim=-1, keepdim=True)
+    upper, lower = above - targets > margin, targets - (above - own) > margin
+    # No rounding moves where the first interval begins and the last one ends.
+    certain = (upper | ends) & (lower | begins)
+    if order is not None:
+        # Another token as likely as the one that was picked could have stood in its place.
+        close = (whole * factor >= own) & (whole <= own * factor)
+        certain &= (close.sum(dim=-1, keepdim=True) <= 1) & ~edge.gather(-1, picked)
+    return (certain | logits.isnan().any(dim=-1, keepdim=True)).squeeze(-1)
+
+
+def _nucleus(
+    logits: Tensor, temperature: float, top_p: float
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Probabilities that may be drawn, those that may not, and the tokens' order (None: as is)."""
+    probabilities = torch.softmax(logits.double() / temperature, dim=-1)
+    if top_p >= 1.0:
+        return probabilities, torch.zeros_like(probabilities), None
+    probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    out = before >= max(top_p, 0.0)
+    # The likeliest token stays, so top_p = 0 is greedy and not empty.
+    out[:, 0] = False
+    dropped = probabilities.masked_fill(~out, 0.0)
+    kept = probabilities.masked_fill(out, 0.0)
+    kept[:, 0] = kept[:, 0].clamp_min(torch.finfo(torch.float64).tiny)
+    return kept, dropped, order
 
 
 class TextDecoder:
