@@ -72,6 +72,17 @@ def test_models_that_keep_more_than_keys_and_values_learn_on_padded_rows(archite
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
 
 
+def test_lora_on_transposed_matrices_keeps_pefts_layer() -> None:
+    loaded = tiny_model("gpt2")
+    lora = registry.build("architecture", "lora", {"rank": 4})
+    assert isinstance(lora, Lora)
+    lora.attach(Setting(loaded, Lesson("x", "", ())))
+    logits, targets = compute.hidden_logits(loaded, batch(12))
+    nn.functional.cross_entropy(logits, targets).backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in lora.parameters().values())
+    lora.detach()
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_lora_layer_computes_what_pefts_does(bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "has_bf16", lambda: bf16)

@@ -80,7 +80,8 @@ class Lora(Architecture):
         self._wrapped.train(self.config.dropout > 0)
         if not self.config.dropout:
             for module in self._wrapped.modules():
-                if isinstance(module, peft.tuners.lora.Linear):
+                # Some architectures keep their matrices transposed, in modules of another class.
+                if isinstance(module, peft.tuners.lora.Linear) and _is_plain(module):
                     module.forward = partial(_forward, module)  # type: ignore[method-assign]
 
     def _targets(self, setting: Setting) -> list[str]:
@@ -148,6 +149,10 @@ class Lora(Architecture):
             found[f"{_PREFIX}{path}.lora_A.weight"] = meta_parameter(self.config.rank, columns)
             found[f"{_PREFIX}{path}.lora_B.weight"] = meta_parameter(rows, self.config.rank)
         return found
+
+
+def _is_plain(module: Any) -> bool:
+    return type(module.base_layer) is nn.Linear and not module.fan_in_fan_out
 
 
 def _forward(module: Any, inputs: Tensor) -> Tensor:
