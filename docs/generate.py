@@ -116,7 +116,7 @@ def named_recipes() -> str:
     for name in recipes.names():
         recipe = recipes.named(name)
         parts = [recipe.architecture, recipe.optimization, recipe.representation]
-        parts += [*recipe.regularization, *recipe.replay]
+        parts += [*recipe.rules, *recipe.regularization, *recipe.replay]
         made_of = ", ".join(f"`{part.name}`" for part in parts)
         rows.append((f"`{name}`", recipe.description, made_of))
     return table(("recipe", "what it is", "made of"), rows)

@@ -5,7 +5,7 @@ a technique is asked of its object (:mod:`engrain.learn.technique`). For T token
 are kept, D targets, and n trained numbers::
 
     adapter       what the architecture adds beside the weights
-    optimizer     Optimization.state_bytes: 8 n for AdamW
+    optimizer     state_bytes of the optimization and its rules: 8 n for AdamW
     gradients     4 n; with gradient release those of one layer
     activations   T * layers above the lowest trained * bytes that a layer keeps of a token
     logits        Representation.logits_bytes: chunks of the vocabulary, and all where they are few
@@ -35,6 +35,7 @@ from engrain.learn.technique import (
     Regularization,
     Replay,
     Representation,
+    Rule,
     Setting,
 )
 from engrain.model.context import objection
@@ -82,6 +83,7 @@ def training_bytes(recipe: Recipe, setting: Setting) -> dict[str, int]:
     techniques = recipe.build()
     architecture = cast(Architecture, techniques["architecture"][0])
     optimization = cast(Optimization, techniques["optimization"][0])
+    rules = cast(list[Rule], techniques["rules"])
     representation = cast(Representation, techniques["representation"][0])
     costs = [cast(Regularization, t).cost(setting) for t in techniques["regularization"]]
     step = _step(setting, cast(list[Replay], techniques["replay"]))
@@ -102,7 +104,8 @@ def training_bytes(recipe: Recipe, setting: Setting) -> dict[str, int]:
     logits += sum(12 * cost.targets * profile.vocab_size for cost in costs)
     parts = {
         "adapter": architecture.working_bytes(setting),
-        "optimizer": optimization.state_bytes(trained),
+        "optimizer": optimization.state_bytes(trained)
+        + sum(rule.state_bytes(trained) for rule in rules),
         "gradients": _gradient_bytes(recipe, profile.layers_path, trained),
         "activations": int(activations),
         "logits": logits,

@@ -30,9 +30,10 @@ from engrain.learn.technique import (
     Regularization,
     Replay,
     Representation,
+    Rule,
     Setting,
 )
-from engrain.learn.update import GradientRelease
+from engrain.learn.update import GradientRelease, follow
 from engrain.model.adapter import Adapter
 from engrain.model.context import objection
 from engrain.model.loading import LoadedModel
@@ -134,6 +135,7 @@ class Learner:
         architecture.attach(setting)
         try:
             optimization.prepare(architecture.parameters(), setting)
+            follow(optimization, cast(list[Rule], techniques["rules"]), setting)
             digest = run_digest(self.recipe, setting, adapters)
             saved = Checkpoint(checkpoint, digest, techniques)
             losses = saved.load()
@@ -147,6 +149,7 @@ class Learner:
                     ways.enter_context(release.hooked(lambda: step))
                 for step in range(first, setting.steps):
                     torch.manual_seed(setting.rng("step", step).getrandbits(62))
+                    optimization.begin(step)
                     with absence.of(step) as missing:
                         batch = self._batch(setting, new, replays, step, missing)
                         loss = representation.loss(batch)
@@ -155,6 +158,7 @@ class Learner:
                         losses.append(_finite(float(loss.detach()), step))
                         loss.backward()
                     optimization.step(step)
+                    architecture.stepped(step, optimization)
                     if on_step:
                         on_step(step + 1, setting.steps, losses[-1])
                     if (step + 1) % save_every == 0:

@@ -10,7 +10,7 @@ from typing import Any
 from engrain.data.lessons import Lesson, canonical_digest
 from engrain.errors import ConfigError, UnknownNameError
 from engrain.learn import registry
-from engrain.learn.technique import CATEGORIES, Technique, check_kind
+from engrain.learn.technique import Rule, Technique, check_kind
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,28 @@ class Choice:
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
 
-    def resolved(self, category: str) -> dict[str, Any]:
+    def resolved(self, slot: str) -> dict[str, Any]:
         """All hyper-parameters, defaults included, as JSON-ready values."""
-        technique = registry.build(category, self.name, dict(self.settings))
+        technique = _built(slot, self)
         return {f.name: getattr(technique.config, f.name) for f in fields(technique.config)}
 
 
 SINGLE = ("architecture", "optimization", "representation")
-SEVERAL = ("regularization", "replay")
+SEVERAL = ("rules", "regularization", "replay")
+SLOTS = {
+    "architecture": "architecture",
+    "optimization": "optimization",
+    "rules": "optimization",
+    "regularization": "regularization",
+    "replay": "replay",
+    "representation": "representation",
+}
+"""The keys of a recipe that hold techniques, and the category that each takes them from."""
+
+
+def slot_of(technique: type[Technique]) -> str:
+    """The key of a recipe under which a technique is chosen."""
+    return "rules" if issubclass(technique, Rule) else technique.category
 
 
 @dataclass(frozen=True)
@@ -38,7 +52,8 @@ class Recipe:
     replay comes on top. ``restart`` learns from the base weights instead of the served ones, with
     every earlier lesson as new text: the joint training that bounds continual learning from above.
     ``absence`` is the share of steps in which one earlier lesson is missing from the weights, so
-    that it may be undone (:mod:`engrain.learn.absence`). ``gradient_release`` takes each
+    that it may be undone (:mod:`engrain.learn.absence`). ``rules`` hold the optimization to
+    something (:class:`engrain.learn.technique.Rule`). ``gradient_release`` takes each
     parameter's step inside backward, so that one layer's gradient is alive at a time;
     ``recompute`` keeps no activations inside layers and computes them again in backward.
 
@@ -52,6 +67,7 @@ class Recipe:
     architecture: Choice = Choice("lora")
     optimization: Choice = Choice("adamw")
     representation: Choice = Choice("full_context")
+    rules: tuple[Choice, ...] = ()
     regularization: tuple[Choice, ...] = ()
     replay: tuple[Choice, ...] = ()
     epochs: float = 10.0
@@ -124,21 +140,18 @@ class Recipe:
         return canonical_digest(self.to_dict())
 
     def build(self) -> dict[str, list[Technique]]:
-        """Fresh technique objects by category.
+        """Fresh technique objects by the keys in :data:`SLOTS`.
 
         Raises:
             ConfigError: a value of the wrong kind or out of range.
         """
         self._check()
-        return {
-            category: [
-                registry.build(category, choice.name, dict(choice.settings))
-                for choice in (
-                    (getattr(self, category),) if category in SINGLE else getattr(self, category)
-                )
-            ]
-            for category in CATEGORIES
-        }
+        return {slot: [_built(slot, choice) for choice in self.choices(slot)] for slot in SLOTS}
+
+    def choices(self, slot: str) -> tuple[Choice, ...]:
+        """What is chosen under one of the keys in :data:`SLOTS`."""
+        chosen: Choice | tuple[Choice, ...] = getattr(self, slot)
+        return (chosen,) if isinstance(chosen, Choice) else chosen
 
     def _check(self) -> None:
         """Refuse own values that no run could use."""
@@ -161,7 +174,8 @@ class Recipe:
 
         ``epochs`` and its like are the recipe's own; ``optimization.learning_rate`` reaches into
         the choice of a category; ``replay.reservoir.share`` names one of several;
-        ``representation`` alone chooses another technique of that category.
+        ``representation`` alone chooses another technique, ``rules`` alone one or several, as a
+        list or with commas between them.
 
         Raises:
             UnknownNameError: no such setting.
@@ -169,7 +183,7 @@ class Recipe:
         recipe = self
         for key, value in settings.items():
             head, _, rest = key.partition(".")
-            if not rest and head in {f.name for f in fields(Recipe)} - set(CATEGORIES):
+            if not rest and head in {f.name for f in fields(Recipe)} - set(SLOTS):
                 recipe = _changed(recipe, **{head: value})
             elif head in SINGLE and not rest:
                 recipe = _changed(recipe, **{head: _choice(head, value)})
@@ -177,6 +191,10 @@ class Recipe:
                 choice = getattr(recipe, head)
                 changed = Choice(choice.name, {**choice.settings, rest: value})
                 recipe = _changed(recipe, **{head: changed})
+            elif head in SEVERAL and not rest:
+                names = value.split(",") if isinstance(value, str) else value
+                chosen = tuple(_choice(head, n.strip() if isinstance(n, str) else n) for n in names)
+                recipe = _changed(recipe, **{head: chosen})
             elif head in SEVERAL and "." in rest:
                 name, _, setting = rest.partition(".")
                 choices = getattr(recipe, head)
@@ -190,10 +208,20 @@ class Recipe:
                 )
                 recipe = _changed(recipe, **{head: changed_all})
             else:
-                own = {f.name for f in fields(Recipe)} - set(CATEGORIES)
+                own = {f.name for f in fields(Recipe)} - set(SLOTS)
                 raise UnknownNameError("recipe setting", key, own, remedy=_DOTTED)
         recipe.build()
         return recipe
+
+
+def _built(slot: str, choice: Choice) -> Technique:
+    technique = registry.build(SLOTS[slot], choice.name, dict(choice.settings))
+    if slot_of(type(technique)) != slot:
+        raise ConfigError(
+            f"{choice.name!r} can't be chosen as {slot}.",
+            remedy=f"Give it under {slot_of(type(technique))}.",
+        )
+    return technique
 
 
 def _changed(recipe: Recipe, **changes: Any) -> Recipe:

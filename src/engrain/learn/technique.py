@@ -4,9 +4,13 @@ The learner calls, for every lesson::
 
     regularization.prepare, replay.prepare, representation.prepare    # the model as it was
     architecture.attach
-    optimization.prepare
+    optimization.prepare, rule.prepare
     for step: replay.draw -> representation.loss + regularization.penalty -> optimization.step
     architecture.adapter, architecture.detach
+
+Inside a step an optimization asks its rules (:class:`Rule`): ``begin`` and ``moves`` before the
+forward, ``gradient`` and ``moved`` around each parameter's change, ``end`` after all of them. Then
+``architecture.stepped`` may rearrange what it trains.
 
 A technique's hyper-parameters are a frozen dataclass ``Config`` whose fields carry
 ``metadata={"help": ...}``; build fields with :func:`option`. State that a resumed run needs goes
@@ -27,6 +31,7 @@ from engrain.data.lessons import Lesson, TrainingText
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from engrain.learn.update import PerParameter
     from engrain.model.adapter import Adapter
     from engrain.model.context import Context
     from engrain.model.loading import LoadedModel
@@ -162,6 +167,9 @@ class Architecture(Technique):
         """The trainable parameters by name."""
         raise NotImplementedError
 
+    def stepped(self, step: int, optimization: Optimization) -> None:
+        """After a step: rearrange what is trained, and what the optimization holds of it."""
+
     def adapter(self) -> Adapter:
         """The learned change as a detached, removable adapter."""
         raise NotImplementedError
@@ -212,6 +220,9 @@ class Optimization(Technique):
         """Take the parameters that will be trained."""
         raise NotImplementedError
 
+    def begin(self, step: int) -> None:
+        """Before the forward of a step."""
+
     def step(self, step: int) -> float:
         """Turn the gradients into a change of parameters and clear them; gives the step size."""
         raise NotImplementedError
@@ -219,6 +230,50 @@ class Optimization(Technique):
     def state_bytes(self, parameters: Mapping[str, nn.Parameter]) -> int:
         """Bytes that the state of these parameters takes; two fp32 moments unless it says so."""
         return sum(8 * parameter.numel() for parameter in parameters.values())
+
+
+class Rule(Technique):
+    """What an optimization is held to: which parameters move, along what, how far.
+
+    A recipe takes any number of rules beside its one optimization, in order. Gradients and weights
+    are fp32 ``(as the parameter)``; a hook that a rule does not write does nothing.
+    """
+
+    category = "optimization"
+
+    def prepare(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        setting: Setting,
+        optimization: PerParameter,
+    ) -> None:
+        """Take the parameters that are trained, and the optimization that moves them."""
+        self.setting, self.optimization = setting, optimization
+
+    def begin(self, step: int) -> None:
+        """Before the forward of a step: choose blocks, refresh what is kept of the weights."""
+
+    def moves(self, name: str, step: int) -> bool:
+        """Whether a parameter moves in this step; one that does not gets no gradient at all."""
+        return True
+
+    def gradient(self, name: str, weight: Tensor, gradient: Tensor, step: int) -> Tensor:
+        """The gradient that the optimization is given; may be changed in place."""
+        return gradient
+
+    def moved(self, name: str, before: Tensor, weight: Tensor, step: int) -> None:
+        """Correct a weight in place after its step; ``before`` is the weight before it."""
+
+    def end(self, step: int) -> None:
+        """After all parameters of a step have moved."""
+
+    def coupling(self) -> str:
+        """Why one parameter's step needs those of others; "" where it does not."""
+        return ""
+
+    def state_bytes(self, parameters: Mapping[str, nn.Parameter]) -> int:
+        """Bytes that the rule keeps for these parameters."""
+        return 0
 
 
 class Regularization(Technique):

@@ -22,7 +22,7 @@ from engrain.data.lessons import Lesson, TrainingText, chat
 from engrain.learn import registry
 from engrain.learn.fold import fold
 from engrain.learn.learner import Learner, LearnResult
-from engrain.learn.recipe import SINGLE, Choice, Recipe
+from engrain.learn.recipe import SINGLE, Choice, Recipe, slot_of
 from engrain.learn.technique import Architecture, Regularization, Replay, Representation, Setting
 from engrain.model.digest import tensor_digest
 from engrain.model.loading import LoadedModel
@@ -67,8 +67,10 @@ def sample_lesson(identity: str = "new", word: str = "Brellin") -> Lesson:
 def recipe_with(category: str, name: str, **changes: Any) -> Recipe:
     """A small recipe that uses one technique and is plain elsewhere."""
     recipe = Recipe("conformance", epochs=3.0, batch_size=2, min_steps=6, max_steps=6)
-    choice = Choice(name)
-    used: dict[str, Any] = {category: choice if category in SINGLE else (choice,)}
+    slot = slot_of(registry.get(category, name))
+    used: dict[str, Any] = {slot: Choice(name) if slot in SINGLE else (Choice(name),)}
+    if slot == "rules":
+        used["architecture"] = Choice("full")
     return replace(recipe, **used, **changes)
 
 

@@ -9,7 +9,7 @@ of all gradients, says so in :meth:`PerParameter.coupling`, and is refused there
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from engrain.errors import ConfigError
 from engrain.learn.rounding import MODES, round_into
-from engrain.learn.technique import Optimization, Setting, option
+from engrain.learn.technique import Optimization, Rule, Setting, option
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,36 @@ class UpdateConfig:
 
 
 class PerParameter(Optimization):
-    """An optimization whose parameters move one by one; subclasses write :meth:`move`."""
+    """An optimization whose parameters move one by one; subclasses write :meth:`move`.
+
+    A parameter's state is made when it first moves, so what never moves costs nothing, and
+    :meth:`forget` gives it back.
+    """
 
     def prepare(self, parameters: Mapping[str, nn.Parameter], setting: Setting) -> None:
-        """Make the state of these parameters."""
+        """Take the parameters."""
         self._parameters = dict(parameters)
         self._steps, self._seed = setting.steps, setting.seed
         self._state: dict[str, dict[str, Tensor]] = {}
         self._lost: dict[str, Tensor] = {}
-        for name, parameter in self._parameters.items():
-            self._state[name] = self.state(name, parameter)
-            if parameter.dtype != torch.float32 and self.config.rounding == "kahan":
-                self._lost[name] = torch.zeros_like(parameter)
+        self._rules: tuple[Rule, ...] = ()
+        self._correct = False
+
+    def follow(self, rules: Sequence[Rule], setting: Setting) -> None:
+        """Take the rules that every step is held to."""
+        for rule in rules:
+            rule.prepare(self._parameters, setting, self)
+        self._rules = tuple(rules)
+        self._correct = any(type(rule).moved is not Rule.moved for rule in rules)
 
     def state(self, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Fresh tensors that a parameter's steps need, fp32."""
         raise NotImplementedError
+
+    def forget(self, name: str) -> None:
+        """Drop the state of a parameter; its next step begins anew."""
+        self._state.pop(name, None)
+        self._lost.pop(name, None)
 
     def move(self, name: str, weight: Tensor, gradient: Tensor, rate: float, step: int) -> None:
         """Change an fp32 weight in place by its fp32 gradient, which may be overwritten."""
@@ -74,16 +88,26 @@ class PerParameter(Optimization):
         """Why one parameter's step needs the gradients of others; "" where it does not."""
         if self.config.clip > 0 and self.config.clip_scope == "all":
             return "optimization.clip needs the norm of all gradients"
-        return ""
+        return next(filter(None, (rule.coupling() for rule in self._rules)), "")
+
+    def begin(self, step: int) -> None:
+        """Let the rules choose; what does not move in this step takes no gradient."""
+        for rule in self._rules:
+            rule.begin(step)
+        if self._rules:
+            for name, parameter in self._parameters.items():
+                parameter.requires_grad_(all(rule.moves(name, step) for rule in self._rules))
 
     def step(self, step: int) -> float:
         """Clip, move every parameter that has a gradient, clear."""
-        if self.coupling():
+        if self.config.clip > 0 and self.config.clip_scope == "all":
             waiting = [p for p in self._parameters.values() if p.grad is not None]
             torch.nn.utils.clip_grad_norm_(waiting, self.config.clip)
         for name, parameter in self._parameters.items():
             if parameter.grad is not None:
                 self.update(name, step)
+        for rule in self._rules:
+            rule.end(step)
         return self.rate(step)
 
     @torch.no_grad()
@@ -95,12 +119,21 @@ class PerParameter(Optimization):
         if self.config.clip > 0 and self.config.clip_scope == "each":
             norm = float(torch.linalg.vector_norm(gradient))
             gradient = gradient * min(1.0, self.config.clip / (norm + 1e-6))
-        weight, rate = parameter.data, self.rate(step)
-        if weight.dtype == torch.float32:
-            self.move(name, weight, gradient, rate, step)
-            return
-        whole = weight.float()
-        self.move(name, whole, gradient, rate, step)
+        weight, whole = parameter.data, parameter.data.float()
+        if name not in self._state:
+            self._state[name] = self.state(name, parameter)
+        for rule in self._rules:
+            gradient = rule.gradient(name, whole, gradient, step)
+        before = whole.clone() if self._correct else whole
+        self.move(name, whole, gradient, self.rate(step), step)
+        for rule in self._rules:
+            rule.moved(name, before, whole, step)
+        if weight.dtype != torch.float32:
+            self._round(name, weight, whole, step)
+
+    def _round(self, name: str, weight: Tensor, whole: Tensor, step: int) -> None:
+        if self.config.rounding == "kahan" and name not in self._lost:
+            self._lost[name] = torch.zeros_like(weight)
         lost = self._lost.get(name, weight.new_empty(0))
         round_into(weight, whole, self.config.rounding, self._seed, name, step, lost=lost)
 
@@ -121,12 +154,30 @@ class PerParameter(Optimization):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take the state back in its own types."""
-        for name, own in self._state.items():
-            for key in own:
-                if f"{name}.{key}" in state:
-                    own[key] = state[f"{name}.{key}"].clone()
-        for name in self._lost:
-            self._lost[name] = state[f"{name}.lost"].clone()
+        self._state, self._lost = {}, {}
+        for place, tensor in state.items():
+            name, _, key = place.rpartition(".")
+            if key == "lost":
+                self._lost[name] = tensor.clone()
+            else:
+                self._state.setdefault(name, {})[key] = tensor.clone()
+
+
+def follow(optimization: Optimization, rules: Sequence[Rule], setting: Setting) -> None:
+    """Hold an optimization to rules.
+
+    Raises:
+        ConfigError: it moves its parameters together, so no rule can be asked about each.
+    """
+    if not rules:
+        return
+    if not isinstance(optimization, PerParameter):
+        raise ConfigError(
+            f"The optimization {optimization.name!r} can't be held to rules "
+            f"({', '.join(rule.name for rule in rules)}): it moves its parameters together.",
+            remedy="Choose one that extends engrain.learn.update.PerParameter, such as adamw.",
+        )
+    optimization.follow(rules, setting)
 
 
 class GradientRelease:
