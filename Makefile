@@ -25,7 +25,9 @@ help:
 
 setup: $(SETUP)
 
-$(SETUP): pyproject.toml scripts/setup.sh
+KERNELS := hatch_build.py $(wildcard src/engrain/model/kernels/*.[ch]) src/engrain/model/kernels/build.py
+
+$(SETUP): pyproject.toml scripts/setup.sh $(KERNELS)
 	@bash scripts/setup.sh $@ dev
 
 $(DOCS): $(SETUP)

@@ -1,0 +1,97 @@
+"""Compiled kernels: what torch has no fast call for, in C, beside a way in torch that always works.
+
+A token at one row is bound by reading the weights once, and a lesson's step by many small passes
+over memory; both lose more in calls than in arithmetic. The kernels are compiled when engrain is
+installed, if there is a C compiler (:mod:`engrain.model.kernels.build`); without them everything
+works, more slowly. Each is deterministic whatever the number of threads: one output is computed by
+one thread, in one order. They use the threads of torch, with which they share OpenMP.
+
+Which kernels are in use decides last bits, so :func:`name` is part of a machine's fingerprint.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from engrain.model.hardware import processor
+from engrain.model.kernels import build
+
+NEEDED: dict[str, frozenset[str]] = {
+    "avx512bf16": frozenset(
+        {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx2", "fma"}
+    ),
+    "avx512": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx2", "fma"}),
+    "avx2": frozenset({"avx2", "fma"}),
+    "base": frozenset(),
+}
+"""Processor flags that an instruction set needs, as Linux names them."""
+
+_off = False
+
+
+def library() -> ctypes.CDLL | None:
+    """The kernels, or None where there are none or they are switched off."""
+    return None if _off else _found()[0]
+
+
+def name() -> str:
+    """The instruction set of the kernels in use with the digest of their sources; "" for none."""
+    return "" if _off else _found()[1]
+
+
+def reason() -> str:
+    """Why no kernels are in use; "" where they are."""
+    return "they are switched off" if _off else _found()[2]
+
+
+def set_kernels(chosen: str = "auto") -> None:
+    """Use the kernels (``auto``), or not (``off``), in this process.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    global _off
+    if chosen not in ("auto", "off"):
+        raise ValueError(f"{chosen!r} is not one of auto, off")
+    _off = chosen == "off"
+
+
+@contextmanager
+def without() -> Iterator[None]:
+    """Compute in torch alone for a while."""
+    global _off
+    before, _off = _off, True
+    try:
+        yield
+    finally:
+        _off = before
+
+
+@cache
+def _found() -> tuple[ctypes.CDLL | None, str, str]:
+    """Library, name, and why there is none."""
+    # Torch brings the OpenMP library whose threads both are to share.
+    import torch  # noqa: F401
+
+    flags = processor()[1]
+    wanted = build.digest()
+    why = "they were not compiled; see `python -m engrain.model.kernels.build`"
+    for isa in build.sets():
+        path = build.library(isa)
+        if not NEEDED[isa] <= flags or not path.exists():
+            continue
+        try:
+            found = ctypes.CDLL(str(path))
+            found.engrain_sources.restype = ctypes.c_char_p
+            made_from = found.engrain_sources().decode()
+        except (OSError, AttributeError) as error:
+            why = f"{path.name} can't be loaded: {error}"
+            continue
+        if made_from != wanted:
+            why = f"{path.name} was made from other sources; compile the kernels again"
+            continue
+        return found, f"{isa}-{wanted[:8]}", ""
+    return None, "", why
