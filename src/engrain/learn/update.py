@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from engrain.errors import ConfigError
-from engrain.learn.rounding import MODES, round_into
+from engrain.learn.passes import Move
+from engrain.learn.rounding import MODES, keys, round_into
 from engrain.learn.technique import Optimization, Rule, Setting, option
 
 
@@ -74,6 +75,13 @@ class PerParameter(Optimization):
         """Change an fp32 weight in place by its fp32 gradient, which may be overwritten."""
         raise NotImplementedError
 
+    def one_pass(self, name: str, rate: float) -> Move | None:
+        """The same step for a kernel that makes one pass over memory; None where there is none."""
+        return None
+
+    def passed(self, name: str) -> None:
+        """After a step that :meth:`one_pass` described was taken."""
+
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0: linear warm-up, then a cosine."""
         warm = max(1, round(self.config.warmup * self._steps))
@@ -115,13 +123,21 @@ class PerParameter(Optimization):
         """Move one parameter by its gradient, and clear that."""
         parameter = self._parameters[name]
         assert parameter.grad is not None
-        gradient, parameter.grad = parameter.grad.float(), None
+        gradient, parameter.grad = parameter.grad, None
+        factor = 1.0
         if self.config.clip > 0 and self.config.clip_scope == "each":
-            norm = float(torch.linalg.vector_norm(gradient))
-            gradient = gradient * min(1.0, self.config.clip / (norm + 1e-6))
-        weight, whole = parameter.data, parameter.data.float()
+            norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float32))
+            factor = min(1.0, self.config.clip / (norm + 1e-6))
         if name not in self._state:
             self._state[name] = self.state(name, parameter)
+        weight = parameter.data
+        if not self._rules and (move := self.one_pass(name, self.rate(step))):
+            chosen = keys(self._seed, name, step)
+            if move.apply(weight, gradient, factor, self.config.rounding, chosen):
+                self.passed(name)
+                return
+        gradient = gradient.float() if factor == 1.0 else gradient.float() * factor
+        whole = weight.float()
         for rule in self._rules:
             gradient = rule.gradient(name, whole, gradient, step)
         before = whole.clone() if self._correct else whole

@@ -1,0 +1,107 @@
+"""A parameter's step as one pass over memory, by a compiled kernel where there is one.
+
+In torch a bf16 weight's step is a dozen passes: the gradient widened, the weight widened, the rule,
+random numbers, rounding. Memory is what they cost, and one pass does the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from engrain.model import kernels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KINDS = {torch.float32: 0, torch.bfloat16: 1}
+RULES = {"sgd": 0, "sign": 1, "adamw": 2}
+ROUNDINGS = {"nearest": 0, "stochastic": 1}
+
+
+class _Numbers(ctypes.Structure):
+    _fields_ = [  # noqa: RUF012
+        (name, ctypes.c_float)
+        for name in "rate keep factor beta1 beta2 epsilon correction1 correction2".split()
+    ]
+
+
+@dataclass(frozen=True)
+class Move:
+    """A rule with its numbers; ``factor`` scales the gradient, ``keep`` the weight.
+
+    ``correction1`` is 1 - beta1^t, ``correction2`` the root of 1 - beta2^t.
+    """
+
+    rule: str
+    rate: float
+    keep: float = 1.0
+    beta1: float = 0.0
+    beta2: float = 0.0
+    epsilon: float = 0.0
+    correction1: float = 1.0
+    correction2: float = 1.0
+    first: Tensor | None = None
+    second: Tensor | None = None
+
+    def apply(
+        self, weight: Tensor, gradient: Tensor, factor: float, rounding: str, keys: tuple[int, int]
+    ) -> bool:
+        """Move a weight in place; False where no kernel can, and nothing was done."""
+        library = kernels.library()
+        both = (weight, gradient)
+        if (
+            library is None
+            or any(t.dtype not in KINDS or not t.is_cpu or not t.is_contiguous() for t in both)
+            or (weight.dtype != torch.float32 and rounding not in ROUNDINGS)
+        ):
+            return False
+        numbers = _Numbers(
+            self.rate,
+            self.keep,
+            factor,
+            self.beta1,
+            self.beta2,
+            self.epsilon,
+            self.correction1,
+            self.correction2,
+        )
+        library.engrain_move(
+            RULES[self.rule],
+            ctypes.c_int64(weight.numel()),
+            _at(weight),
+            KINDS[weight.dtype],
+            _at(gradient),
+            KINDS[gradient.dtype],
+            _at(self.first),
+            _at(self.second),
+            ctypes.byref(numbers),
+            ROUNDINGS.get(rounding, 0),
+            ctypes.c_uint32(keys[0]),
+            ctypes.c_uint32(keys[1] | 1),
+            torch.get_num_threads(),
+        )
+        return True
+
+
+def round_stochastic(weight: Tensor, value: Tensor, keys: tuple[int, int]) -> bool:
+    """Round fp32 values into a bf16 weight; False where no kernel can, and nothing was done."""
+    library = kernels.library()
+    if library is None or not (weight.is_cpu and weight.is_contiguous() and value.is_contiguous()):
+        return False
+    library.engrain_round(
+        ctypes.c_int64(weight.numel()),
+        _at(weight),
+        _at(value),
+        ctypes.c_uint32(keys[0]),
+        ctypes.c_uint32(keys[1] | 1),
+        torch.get_num_threads(),
+    )
+    return True
+
+
+def _at(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
