@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from engrain.errors import UnsupportedModelError
+from engrain.model.attention import Seen, attend, attends
 from engrain.model.cache import GrowingLayer, new_cache, padded
 
 if TYPE_CHECKING:
@@ -62,6 +63,10 @@ class Context:
     def nbytes(self) -> int:
         """Bytes of the keys and values."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+    def lengths_of(self, rows: int) -> Tensor:
+        """The lengths of a batch's contexts, ``(rows,)``, int64."""
+        return torch.tensor(self.lengths, dtype=torch.int64).expand(rows).contiguous()
 
     @classmethod
     def view(cls, cache: Cache, length: int, key: Hashable = None) -> Context:
@@ -247,14 +252,23 @@ def _attention(
     if packing is not None:
         query, key, value = packing.padded(query), packing.padded(key), packing.padded(value)
     rows, _, tokens, width = query.shape
-    before, own = seen.of(rows, tokens, sliding_window)
     frozen: tuple[Tensor | None, Tensor | None] = (None, None)
     if seen.context is not None:
         layer = int(module.layer_idx)
         frozen = seen.context.keys[layer], seen.context.values[layer]
     scale = width**-0.5 if scaling is None else float(scaling)
+    kind = query.dtype if frozen[0] is None else frozen[0].dtype
+    if torch.is_autocast_enabled(query.device.type):
+        kind = torch.get_autocast_dtype(query.device.type)
+    if attends(kind, width, softcap):
+        own = [part.to(kind).transpose(1, 2) for part in (query, key, value)]
+        known = [None if part is None else part.to(kind) for part in frozen]
+        lengths = None if seen.context is None else seen.context.lengths_of(rows)
+        found = attend(*own, Seen(*known, lengths, sliding_window or 0, scale)).to(query.dtype)
+        return (found if packing is None else packing.packed(found.transpose(1, 2))), None
+    before, own_mask = seen.of(rows, tokens, sliding_window)
     out: Tensor = _TwoParts.apply(  # type: ignore[no-untyped-call]
-        query, key, value, *frozen, before, own, scale, softcap or 0.0
+        query, key, value, *frozen, before, own_mask, scale, softcap or 0.0
     )
     return (out.transpose(1, 2) if packing is None else packing.packed(out)), None
 
