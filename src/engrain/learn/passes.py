@@ -23,10 +23,24 @@ ROUNDINGS = {"nearest": 0, "stochastic": 1}
 
 
 class _Numbers(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         (name, ctypes.c_float)
         for name in "rate keep factor beta1 beta2 epsilon correction1 correction2".split()
     ]
+
+
+class _Outer(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in "tokens outs ins".split()),
+        *((name, ctypes.c_void_p) for name in "into inward weight first second".split()),
+        *((name, ctypes.c_void_p) for name in "pairs numbers".split()),
+        *((name, ctypes.c_int32) for name in "rule rounding threads".split()),
+        *((name, ctypes.c_uint32) for name in "key1 key2".split()),
+    ]
+
+
+LONGEST = 512
+"""Most tokens of a product that is used at once; above, torch's own products are faster."""
 
 
 @dataclass(frozen=True)
@@ -59,16 +73,7 @@ class Move:
             or (weight.dtype != torch.float32 and rounding not in ROUNDINGS)
         ):
             return False
-        numbers = _Numbers(
-            self.rate,
-            self.keep,
-            factor,
-            self.beta1,
-            self.beta2,
-            self.epsilon,
-            self.correction1,
-            self.correction2,
-        )
+        numbers = self._numbers(factor)
         library.engrain_move(
             RULES[self.rule],
             ctypes.c_int64(weight.numel()),
@@ -85,6 +90,53 @@ class Move:
             torch.get_num_threads(),
         )
         return True
+
+    def apply_product(
+        self,
+        weight: Tensor,
+        into: Tensor,
+        inward: Tensor,
+        rounding: str,
+        keys: tuple[int, int],
+    ) -> bool:
+        """Move a bf16 weight ``(outs, ins)`` by the gradient ``into^T inward``, never stored.
+
+        ``into`` is ``(tokens, outs)``, ``inward`` ``(tokens, ins)``. False where no kernel can, and
+        nothing was done.
+        """
+        library = kernels.library()
+        each = (weight, into, inward)
+        if (
+            library is None
+            or any(t.dtype != torch.bfloat16 or not t.is_contiguous() for t in each)
+            or rounding not in ROUNDINGS
+            or len(into) > LONGEST
+        ):
+            return False
+        tokens, outs, ins = len(into), *weight.shape
+        room = library.engrain_outer_room
+        room.restype, room.argtypes = ctypes.c_int64, (ctypes.c_int64,) * 3
+        pairs = torch.empty(room(tokens, outs, ins), dtype=torch.int32)
+        numbers = self._numbers(1.0)
+        call = _Outer(tokens, outs, ins, into.data_ptr(), inward.data_ptr(), weight.data_ptr())
+        call.first = None if self.first is None else self.first.data_ptr()
+        call.second = None if self.second is None else self.second.data_ptr()
+        call.pairs, call.numbers = pairs.data_ptr(), ctypes.addressof(numbers)
+        call.rule, call.rounding = RULES[self.rule], ROUNDINGS[rounding]
+        call.threads, call.key1, call.key2 = torch.get_num_threads(), keys[0], keys[1] | 1
+        return not library.engrain_outer_move(ctypes.byref(call))
+
+    def _numbers(self, factor: float) -> _Numbers:
+        return _Numbers(
+            self.rate,
+            self.keep,
+            factor,
+            self.beta1,
+            self.beta2,
+            self.epsilon,
+            self.correction1,
+            self.correction2,
+        )
 
 
 def round_stochastic(weight: Tensor, value: Tensor, keys: tuple[int, int]) -> bool:

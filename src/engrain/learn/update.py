@@ -153,6 +153,24 @@ class PerParameter(Optimization):
         lost = self._lost.get(name, weight.new_empty(0))
         round_into(weight, whole, self.config.rounding, self._seed, name, step, lost=lost)
 
+    @torch.no_grad()
+    def update_by_product(self, name: str, into: Tensor, inward: Tensor, step: int) -> bool:
+        """Move a matrix by the gradient ``into^T inward`` without forming it.
+
+        False where that can't be done, and nothing was. The gradient is not rounded to the
+        weight's type on the way, so the last bits differ from those of :meth:`update`.
+        """
+        if self._rules or self.config.clip > 0:
+            return False
+        if name not in self._state:
+            self._state[name] = self.state(name, self._parameters[name])
+        move = self.one_pass(name, self.rate(step))
+        weight, chosen = self._parameters[name].data, keys(self._seed, name, step)
+        if not move or not move.apply_product(weight, into, inward, self.config.rounding, chosen):
+            return False
+        self.passed(name)
+        return True
+
     def state_bytes(self, parameters: Mapping[str, nn.Parameter]) -> int:
         """Bytes that the state of these parameters takes."""
         found = 0
@@ -219,13 +237,28 @@ class GradientRelease:
         assert isinstance(optimization, PerParameter)
         self._optimization = optimization
         self._parameters = parameters
+        self._names = {id(parameter): name for name, parameter in parameters.items()}
+        self._step: Callable[[], int] = lambda: -1
+
+    @property
+    def step(self) -> int:
+        """The step that runs."""
+        return self._step()
+
+    def take(self, parameter: Tensor, into: Tensor, inward: Tensor) -> bool:
+        """Move a parameter whose whole gradient is ``into^T inward``; False if it was not moved."""
+        name = self._names.get(id(parameter), "")
+        return bool(name) and self._optimization.update_by_product(name, into, inward, self.step)
 
     @contextmanager
     def hooked(self, step: Callable[[], int]) -> Iterator[None]:
         """Watch the gradients for a while; ``step`` tells which step a backward belongs to."""
+        self._step = step
 
         def on_gradient(name: str) -> None:
-            self._optimization.update(name, step())
+            # A matrix that has taken its step by product has no gradient.
+            if self._parameters[name].grad is not None:
+                self._optimization.update(name, step())
 
         handles = [
             parameter.register_post_accumulate_grad_hook(lambda _, n=name: on_gradient(n))

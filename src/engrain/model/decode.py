@@ -157,12 +157,7 @@ class Plan:
         rotary = getattr(tower, "rotary_emb", None)
         if self.norm is None or rotary is None:
             raise Unsupported("it has no final norm or no rotary embedding of the whole model")
-        by_type = "layer_type" in inspect.signature(rotary.forward).parameters
-        kinds = getattr(config, "layer_types", None) or []
-        self.layers = [
-            _read(layer, profile.layers[i], str(kinds[i]) if by_type and i < len(kinds) else "")
-            for i, layer in enumerate(tower.layers)
-        ]
+        self.layers = read_layers(loaded)
         _check_rope(config)
         like = self.norm.weight.detach()
         self._ropes = {
@@ -426,6 +421,26 @@ def _adds_one(module: nn.Module, weight: Tensor, eps: float) -> bool:
     got = module(x).float()
     plain, more = bare * weight.float(), bare * (1.0 + weight.float())
     return bool((got - more).abs().sum() < (got - plain).abs().sum())
+
+
+def read_layers(loaded: LoadedModel) -> list[_Layer]:
+    """What each layer of a model is made of.
+
+    Raises:
+        Unsupported: a layer has parts that are not known.
+    """
+    tower = loaded.model.get_submodule(loaded.profile.layers_path.rpartition(".")[0])
+    rotary: Any = getattr(tower, "rotary_emb", None)
+    if rotary is None:
+        raise Unsupported("it has no rotary embedding of the whole model")
+    by_type = "layer_type" in inspect.signature(rotary.forward).parameters
+    config: Any = loaded.model.config.get_text_config(decoder=True)
+    kinds = getattr(config, "layer_types", None) or []
+    layers: Any = tower.layers
+    return [
+        _read(layer, loaded.profile.layers[i], str(kinds[i]) if by_type and i < len(kinds) else "")
+        for i, layer in enumerate(layers)
+    ]
 
 
 def _read(layer: nn.Module, profile: Any, kind: str) -> _Layer:

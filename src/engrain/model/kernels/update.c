@@ -101,3 +101,123 @@ EXPORT void engrain_round(int64_t count, bf16 *weight, const float *value, uint3
             weight[i] = narrow_stochastic(value[i], base + (uint32_t)(i - from), key, key2);
     }
 }
+
+/* The same step for a gradient that never reaches memory: into^T inward, of the `tokens` rows of
+ * into (tokens, outs) and inward (tokens, ins), is made a tile at a time and used at once.
+ */
+typedef struct {
+    int64_t tokens, outs, ins;
+    const bf16 *into, *inward;
+    bf16 *weight;
+    float *first, *second;
+    uint32_t *pairs; /* scratch: (pairs of tokens, outs) and (pairs of tokens, ins), padded */
+    const Numbers *numbers;
+    int32_t rule, rounding, threads;
+    uint32_t key1, key2;
+} Outer;
+
+#define TILE 4
+#define VECTORS 6
+#define WIDE (16 * VECTORS)
+
+/* Numbers of 32 bits that `pairs` must hold. */
+EXPORT int64_t engrain_outer_room(int64_t tokens, int64_t outs, int64_t ins) {
+    int64_t pairs = (tokens + 1) / 2;
+    return pairs * ((outs + TILE - 1) / TILE * TILE + (ins + WIDE - 1) / WIDE * WIDE);
+}
+
+#ifdef __AVX512BF16__
+
+/* Tokens two by two, in panels of `wide` columns: (panels, pairs, wide); missing ones are 0. */
+static void panel(const bf16 *rows, int64_t tokens, int64_t columns, int64_t number, int wide,
+                  uint32_t *out) {
+    int64_t pairs = (tokens + 1) / 2, from = number * wide;
+    uint32_t *to = out + number * pairs * wide;
+    int there = (int)(columns - from < wide ? columns - from : wide);
+    for (int64_t p = 0; p < pairs; p++) {
+        const bf16 *one = rows + 2 * p * columns + from, *two = one + columns;
+        int both = 2 * p + 1 < tokens;
+        for (int c = 0; c < there; c++)
+            to[p * wide + c] = one[c] | (both ? (uint32_t)two[c] << 16 : 0);
+        for (int c = there; c < wide; c++) to[p * wide + c] = 0;
+    }
+}
+
+INLINE void outer_tile(const Outer *o, const uint32_t *left, const uint32_t *right, int64_t row,
+                       int64_t column, int rule, int rounding) {
+    int64_t pairs = (o->tokens + 1) / 2;
+    __m512 sums[TILE][VECTORS];
+    for (int r = 0; r < TILE; r++)
+        for (int v = 0; v < VECTORS; v++) sums[r][v] = _mm512_setzero_ps();
+    for (int64_t p = 0; p < pairs; p++) {
+        __m512i wide[VECTORS];
+        for (int v = 0; v < VECTORS; v++)
+            wide[v] = _mm512_loadu_si512(right + p * WIDE + 16 * v);
+        for (int r = 0; r < TILE; r++) {
+            __m512bh one = (__m512bh)_mm512_set1_epi32((int)left[p * TILE + r]);
+            for (int v = 0; v < VECTORS; v++)
+                sums[r][v] = _mm512_dpbf16_ps(sums[r][v], (__m512bh)wide[v], one);
+        }
+    }
+    float gradient[TILE][WIDE];
+    for (int r = 0; r < TILE; r++)
+        for (int v = 0; v < VECTORS; v++) _mm512_storeu_ps(gradient[r] + 16 * v, sums[r][v]);
+    int64_t there = o->ins - column < WIDE ? o->ins - column : WIDE;
+    for (int r = 0; r < TILE && row + r < o->outs; r++) {
+        /* A row of a tile may cross a border between keys. */
+        for (int64_t from = 0; from < there;) {
+            int64_t start = (row + r) * o->ins + column + from;
+            int64_t left_of_key = KEYED - start % KEYED;
+            int64_t to = there - from < left_of_key ? there : from + left_of_key;
+            uint32_t key = o->key1 + (uint32_t)(start / KEYED) * 0x9E3779B9u;
+            uint32_t base = (uint32_t)(start % KEYED);
+            bf16 *restrict weight = o->weight + start;
+            float *first = o->first ? o->first + start : NULL;
+            float *second = o->second ? o->second + start : NULL;
+            const float *own = gradient[r] + from;
+#pragma omp simd
+            for (int64_t i = 0; i < to - from; i++) {
+                float next = moved(rule, o->numbers, widen(weight[i]), own[i], first, second, i);
+                weight[i] = rounding == STOCHASTIC
+                                ? narrow_stochastic(next, base + (uint32_t)i, key, o->key2)
+                                : narrow(next);
+            }
+            from = to;
+        }
+    }
+}
+
+#define OUTER(r, o_)                                                                               \
+    if (o->rule == r && o->rounding == o_) outer_tile(o, left, right, row, column, r, o_);         \
+    else
+#endif
+
+/* 0 when done; 1 where these kernels have no such product. */
+EXPORT int engrain_outer_move(const Outer *o) {
+#ifdef __AVX512BF16__
+    int64_t pairs = (o->tokens + 1) / 2;
+    int64_t lefts = (o->outs + TILE - 1) / TILE, rights = (o->ins + WIDE - 1) / WIDE;
+    uint32_t *all_left = o->pairs, *all_right = o->pairs + pairs * lefts * TILE;
+#pragma omp parallel num_threads(o->threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < lefts; i++)
+            panel(o->into, o->tokens, o->outs, i, TILE, all_left);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < rights; i++)
+            panel(o->inward, o->tokens, o->ins, i, WIDE, all_right);
+#pragma omp for schedule(static) collapse(2)
+        for (int64_t j = 0; j < rights; j++)
+            for (int64_t i = 0; i < lefts; i++) {
+                const uint32_t *left = all_left + i * pairs * TILE;
+                const uint32_t *right = all_right + j * pairs * WIDE;
+                int64_t row = i * TILE, column = j * WIDE;
+                OUTER(SGD, STOCHASTIC) OUTER(SGD, NEAREST) OUTER(SIGN, STOCHASTIC)
+                OUTER(SIGN, NEAREST) OUTER(ADAMW, STOCHASTIC) OUTER(ADAMW, NEAREST) {}
+            }
+    }
+    return 0;
+#else
+    return o != NULL;
+#endif
+}
