@@ -32,8 +32,7 @@ class _Numbers(ctypes.Structure):
 class _Outer(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in "tokens outs ins".split()),
-        *((name, ctypes.c_void_p) for name in "into inward weight first second".split()),
-        *((name, ctypes.c_void_p) for name in "pairs numbers".split()),
+        *((name, ctypes.c_void_p) for name in "into inward weight pairs numbers".split()),
         *((name, ctypes.c_int32) for name in "rule rounding threads".split()),
         *((name, ctypes.c_uint32) for name in "key1 key2".split()),
     ]
@@ -108,6 +107,7 @@ class Move:
         each = (weight, into, inward)
         if (
             library is None
+            or self.first is not None
             or any(t.dtype != torch.bfloat16 or not t.is_contiguous() for t in each)
             or rounding not in ROUNDINGS
             or len(into) > LONGEST
@@ -119,8 +119,6 @@ class Move:
         pairs = torch.empty(room(tokens, outs, ins), dtype=torch.int32)
         numbers = self._numbers(1.0)
         call = _Outer(tokens, outs, ins, into.data_ptr(), inward.data_ptr(), weight.data_ptr())
-        call.first = None if self.first is None else self.first.data_ptr()
-        call.second = None if self.second is None else self.second.data_ptr()
         call.pairs, call.numbers = pairs.data_ptr(), ctypes.addressof(numbers)
         call.rule, call.rounding = RULES[self.rule], ROUNDINGS[rounding]
         call.threads, call.key1, call.key2 = torch.get_num_threads(), keys[0], keys[1] | 1

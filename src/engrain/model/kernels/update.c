@@ -34,7 +34,13 @@ INLINE float moved(int rule, const Numbers *n, float weight, float gradient, flo
     weight *= n->keep;
     gradient *= n->factor;
     if (rule == SGD) return fmaf(-n->rate, gradient, weight);
-    if (rule == SIGN) return weight - n->rate * (float)((gradient > 0) - (gradient < 0));
+    if (rule == SIGN) {
+        /* In bits: a choice of three values by comparisons would not vectorise everywhere. */
+        union { float value; uint32_t bits; } step = {n->rate}, way = {gradient};
+        uint32_t there = -(uint32_t)(gradient > 0) | -(uint32_t)(gradient < 0);
+        step.bits = (step.bits ^ (way.bits & 0x80000000u)) & there;
+        return weight - step.value;
+    }
     float mean = first[i] + (1 - n->beta1) * (gradient - first[i]);
     float square = n->beta2 * second[i] + (1 - n->beta2) * gradient * gradient;
     first[i] = mean;
@@ -103,13 +109,13 @@ EXPORT void engrain_round(int64_t count, bf16 *weight, const float *value, uint3
 }
 
 /* The same step for a gradient that never reaches memory: into^T inward, of the `tokens` rows of
- * into (tokens, outs) and inward (tokens, ins), is made a tile at a time and used at once.
+ * into (tokens, outs) and inward (tokens, ins), is made a tile at a time and used at once. Not for
+ * rules with moments: tiles read them in short pieces, which costs more than the gradient saves.
  */
 typedef struct {
     int64_t tokens, outs, ins;
     const bf16 *into, *inward;
     bf16 *weight;
-    float *first, *second;
     uint32_t *pairs; /* scratch: (pairs of tokens, outs) and (pairs of tokens, ins), padded */
     const Numbers *numbers;
     int32_t rule, rounding, threads;
@@ -143,6 +149,22 @@ static void panel(const bf16 *rows, int64_t tokens, int64_t columns, int64_t num
     }
 }
 
+/* Some neighbouring weights under one key. */
+INLINE void part_of(const Outer *o, int64_t start, int64_t count, const float *restrict gradient,
+                    int rule, int rounding) {
+    uint32_t key = o->key1 + (uint32_t)(start / KEYED) * 0x9E3779B9u, second_key = o->key2;
+    uint32_t base = (uint32_t)(start % KEYED);
+    bf16 *restrict weight = o->weight + start;
+    const Numbers numbers = *o->numbers;
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) {
+        float next = moved(rule, &numbers, widen(weight[i]), gradient[i], NULL, NULL, i);
+        weight[i] = rounding == STOCHASTIC
+                        ? narrow_stochastic(next, base + (uint32_t)i, key, second_key)
+                        : narrow(next);
+    }
+}
+
 INLINE void outer_tile(const Outer *o, const uint32_t *left, const uint32_t *right, int64_t row,
                        int64_t column, int rule, int rounding) {
     int64_t pairs = (o->tokens + 1) / 2;
@@ -164,25 +186,17 @@ INLINE void outer_tile(const Outer *o, const uint32_t *left, const uint32_t *rig
         for (int v = 0; v < VECTORS; v++) _mm512_storeu_ps(gradient[r] + 16 * v, sums[r][v]);
     int64_t there = o->ins - column < WIDE ? o->ins - column : WIDE;
     for (int r = 0; r < TILE && row + r < o->outs; r++) {
+        int64_t start = (row + r) * o->ins + column, key = start / KEYED;
+        if (there == WIDE && (start + WIDE - 1) / KEYED == key) {
+            part_of(o, start, WIDE, gradient[r], rule, rounding);
+            continue;
+        }
         /* A row of a tile may cross a border between keys. */
         for (int64_t from = 0; from < there;) {
-            int64_t start = (row + r) * o->ins + column + from;
-            int64_t left_of_key = KEYED - start % KEYED;
-            int64_t to = there - from < left_of_key ? there : from + left_of_key;
-            uint32_t key = o->key1 + (uint32_t)(start / KEYED) * 0x9E3779B9u;
-            uint32_t base = (uint32_t)(start % KEYED);
-            bf16 *restrict weight = o->weight + start;
-            float *first = o->first ? o->first + start : NULL;
-            float *second = o->second ? o->second + start : NULL;
-            const float *own = gradient[r] + from;
-#pragma omp simd
-            for (int64_t i = 0; i < to - from; i++) {
-                float next = moved(rule, o->numbers, widen(weight[i]), own[i], first, second, i);
-                weight[i] = rounding == STOCHASTIC
-                                ? narrow_stochastic(next, base + (uint32_t)i, key, o->key2)
-                                : narrow(next);
-            }
-            from = to;
+            int64_t rest = KEYED - (start + from) % KEYED;
+            int64_t count = there - from < rest ? there - from : rest;
+            part_of(o, start + from, count, gradient[r] + from, rule, rounding);
+            from += count;
         }
     }
 }
@@ -213,7 +227,7 @@ EXPORT int engrain_outer_move(const Outer *o) {
                 const uint32_t *right = all_right + j * pairs * WIDE;
                 int64_t row = i * TILE, column = j * WIDE;
                 OUTER(SGD, STOCHASTIC) OUTER(SGD, NEAREST) OUTER(SIGN, STOCHASTIC)
-                OUTER(SIGN, NEAREST) OUTER(ADAMW, STOCHASTIC) OUTER(ADAMW, NEAREST) {}
+                OUTER(SIGN, NEAREST) {}
             }
     }
     return 0;
