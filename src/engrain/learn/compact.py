@@ -16,7 +16,6 @@ passes of compiled kernels. What a layer is made of is read off its modules as f
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from engrain.model import attention, kernels
 from engrain.model.attention import Seen, attends
 from engrain.model.context import attended
 from engrain.model.decode import Unsupported, read_layers
+from engrain.model.kernels import run
 
 if TYPE_CHECKING:
     from engrain.learn.update import GradientRelease
@@ -50,7 +50,7 @@ class Norm:
         """The norm of each row ``(..., dim)``."""
         out = torch.empty_like(x)
         width = self.weight.shape[0]
-        _call(
+        run(
             "engrain_norm",
             x,
             self.weight,
@@ -69,7 +69,7 @@ class Norm:
         """The gradient of ``x`` on top of ``beside``, and the weight's if it is wanted."""
         out, width, threads = torch.empty_like(x), self.weight.shape[0], torch.get_num_threads()
         own = x.new_zeros((threads, width), dtype=torch.float32) if wanted else None
-        _call(
+        run(
             "engrain_norm_back",
             x,
             self.weight,
@@ -214,7 +214,7 @@ def compacted(loaded: LoadedModel, release: GradientRelease | None = None) -> It
 
 
 def _forward(layer: Layer, ordinary: Callable[..., Any], taking: Taking) -> Callable[..., Any]:
-    def run(hidden: Tensor, *given: Any, **named: Any) -> Any:
+    def forward(hidden: Tensor, *given: Any, **named: Any) -> Any:
         if torch.is_grad_enabled():
             taking.used()
         seen, turn = attended(), named.get("position_embeddings")
@@ -241,7 +241,7 @@ def _forward(layer: Layer, ordinary: Callable[..., Any], taking: Taking) -> Call
         with torch.autocast("cpu", enabled=False):
             return _Pass.apply(hidden, cos, sin, layer, around, taking, *layer.tensors())
 
-    return run
+    return forward
 
 
 class _Pass(torch.autograd.Function):
@@ -270,7 +270,7 @@ class _Pass(torch.autograd.Function):
         normed = layer.middle.forward(middle)
         gate, up = _map(layer.gate, normed), _map(layer.up, normed)
         inner = torch.empty_like(gate)
-        _call("engrain_gate", layer.activation, KINDS[x.dtype], gate.numel(), gate, up, inner)
+        run("engrain_gate", layer.activation, KINDS[x.dtype], gate.numel(), gate, up, inner)
         out = _map(layer.down, inner).add_(middle)
         # Before its norm a query is needed only where there is one.
         unnormed = (first, second) if layer.query_norm is not None else (None, None)
@@ -308,7 +308,7 @@ class _Pass(torch.autograd.Function):
         # The product of the gate is made again below, so the last map's gradient comes second.
         inner = change @ layer.down.weight
         gate, up = gate.clone(), up.clone()
-        _call("engrain_gate_back", layer.activation, kind, gate.numel(), gate, up, inner)
+        run("engrain_gate_back", layer.activation, kind, gate.numel(), gate, up, inner)
         own("down", change, inner)
         normed = layer.middle.forward(middle)
         into = back("gate", gate, normed).add_(back("up", up, normed))
@@ -356,23 +356,4 @@ def _turn(layer: Layer, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, si
     tokens = query.shape[0]
     for part, heads in ((query, layer.heads), (key, layer.groups)):
         kind = KINDS[part.dtype]
-        _call("engrain_turn", part, cos, sin, kind, tokens, heads, layer.dim, sign)
-
-
-def _call(name: str, *given: Tensor | int | float | None) -> None:
-    library = kernels.library()
-    assert library is not None
-    found = getattr(library, name)
-    found.argtypes = _SIGNATURES[name]
-    words = [value.data_ptr() if isinstance(value, Tensor) else value for value in given]
-    found(*words, torch.get_num_threads())
-
-
-_P, _I, _L, _F = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_float
-_SIGNATURES = {
-    "engrain_norm": (_P, _P, _P, _I, _L, _L, _F, _F, _I),
-    "engrain_norm_back": (_P, _P, _P, _P, _P, _P, _I, _L, _L, _F, _F, _I),
-    "engrain_turn": (_P, _P, _P, _I, _L, _L, _L, _F, _I),
-    "engrain_gate": (_I, _I, _L, _P, _P, _P, _I),
-    "engrain_gate_back": (_I, _I, _L, _P, _P, _P, _I),
-}
+        run("engrain_turn", part, cos, sin, kind, tokens, heads, layer.dim, sign)

@@ -72,22 +72,22 @@ class Move:
             or (weight.dtype != torch.float32 and rounding not in ROUNDINGS)
         ):
             return False
-        numbers = self._numbers(factor)
-        library.engrain_move(
+        kernels.run(
+            "engrain_move",
             RULES[self.rule],
-            ctypes.c_int64(weight.numel()),
-            _at(weight),
+            weight.numel(),
+            weight,
             KINDS[weight.dtype],
-            _at(gradient),
+            gradient,
             KINDS[gradient.dtype],
-            _at(self.first),
-            _at(self.second),
-            ctypes.byref(numbers),
+            self.first,
+            self.second,
+            ctypes.addressof(numbers := self._numbers(factor)),
             ROUNDINGS.get(rounding, 0),
-            ctypes.c_uint32(keys[0]),
-            ctypes.c_uint32(keys[1] | 1),
-            torch.get_num_threads(),
+            keys[0],
+            keys[1] | 1,
         )
+        del numbers
         return True
 
     def apply_product(
@@ -142,16 +142,5 @@ def round_stochastic(weight: Tensor, value: Tensor, keys: tuple[int, int]) -> bo
     library = kernels.library()
     if library is None or not (weight.is_cpu and weight.is_contiguous() and value.is_contiguous()):
         return False
-    library.engrain_round(
-        ctypes.c_int64(weight.numel()),
-        _at(weight),
-        _at(value),
-        ctypes.c_uint32(keys[0]),
-        ctypes.c_uint32(keys[1] | 1),
-        torch.get_num_threads(),
-    )
+    kernels.run("engrain_round", weight.numel(), weight, value, keys[0], keys[1] | 1)
     return True
-
-
-def _at(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
