@@ -131,25 +131,29 @@ def read(loaded: LoadedModel) -> list[Layer] | str:
     layers = []
     for index, part in enumerate(parts):
         name = "SiLU" if part.activation is None else type(part.activation).__name__
-        norms = part.before, part.feed_before, part.q_norm, part.k_norm
-        before, middle, *own = (
-            None if n is None else Norm(n.weight, n.eps, float(n.plus_one)) for n in norms
-        )
+        before, middle = _norm(part.before), _norm(part.feed_before)
+        query_norm, key_norm = _norm(part.q_norm), _norm(part.k_norm)
         if before is None or middle is None or part.after or part.feed_after or part.softcap:
             return "its norms or its attention are of another kind than Llama's"
         if len(part.projections) != 3 or len(part.inward) != 2 or name not in ACTIVATIONS:
             return "its projections are joint, or its activation is not known"
-        if any(norm is not None and norm.weight.shape[0] != part.dim for norm in own):
+        if any(n is not None and n.weight.shape[0] != part.dim for n in (query_norm, key_norm)):
             return "its queries are normed across heads"
+        query, key, value = part.projections
+        gate, up = part.inward
         layers.append(
             Layer(
                 index,
                 before,
                 middle,
-                *own,
-                *part.projections,
+                query_norm,
+                key_norm,
+                query,
+                key,
+                value,
                 part.out,
-                *part.inward,
+                gate,
+                up,
                 part.down,
                 ACTIVATIONS[name],
                 part.heads,
@@ -186,6 +190,10 @@ class Taking:
             and self._uses == 1
             and self._release.take(parameter, into, inward)
         )
+
+
+def _norm(found: Any) -> Norm | None:
+    return None if found is None else Norm(found.weight, found.eps, float(found.plus_one))
 
 
 @contextmanager
@@ -236,10 +244,13 @@ def _forward(layer: Layer, ordinary: Callable[..., Any], taking: Taking) -> Call
             key, value = seen.context.keys[layer.index], seen.context.values[layer.index]
             key, value = key.to(kind), value.to(kind)
             lengths = seen.context.lengths_of(rows)
-        around = Seen(key, value, lengths, layer.window, layer.scale)
+        around = Seen.of(key, value, lengths, layer.window, layer.scale)
         cos, sin = (part.expand(rows, -1, -1).contiguous() for part in turn)
         with torch.autocast("cpu", enabled=False):
-            return _Pass.apply(hidden, cos, sin, layer, around, taking, *layer.tensors())
+            found: Tensor = _Pass.apply(  # type: ignore[no-untyped-call]
+                hidden, cos, sin, layer, around, taking, *layer.tensors()
+            )
+            return found
 
     return forward
 
@@ -300,7 +311,8 @@ class _Pass(torch.autograd.Function):
 
         def back(name: str, into: Tensor, inward: Tensor) -> Tensor:
             """The gradient of what went into a linear map; then the map's own."""
-            given = into @ getattr(layer, name).weight
+            module: nn.Linear = getattr(layer, name)
+            given = into @ module.weight
             own(name, into, inward)
             return given
 

@@ -50,6 +50,22 @@ class Seen:
     window: int
     scale: float
 
+    @classmethod
+    def of(
+        cls,
+        key: Tensor | None,
+        value: Tensor | None,
+        lengths: Tensor | None,
+        window: int,
+        scale: float,
+    ) -> Seen:
+        """What the kernel can read: copies only what does not lie as it must."""
+        if key is None or value is None:
+            return cls(None, None, None, window, scale)
+        if key.stride(3) != 1 or key.stride() != value.stride():
+            key, value = key.contiguous(), value.contiguous()
+        return cls(key, value, lengths, window, scale)
+
 
 def attends(kind: torch.dtype, dim: int, softcap: float | None) -> bool:
     """Whether the kernel knows this attention."""
@@ -112,7 +128,6 @@ def _call(query: Tensor, key: Tensor, value: Tensor, seen: Seen) -> tuple[_Call,
     call = _Call(rows, tokens, heads, groups, dim, 0, seen.window)
     call.query, call.key, call.value = query.data_ptr(), key.data_ptr(), value.data_ptr()
     if seen.key is not None and seen.value is not None and seen.lengths is not None:
-        assert seen.key.stride() == seen.value.stride() and seen.key.stride(3) == 1
         shared = seen.key.shape[0] == 1
         call.columns, call.lengths = seen.key.shape[2], seen.lengths.data_ptr()
         call.context_row = 0 if shared else seen.key.stride(0)

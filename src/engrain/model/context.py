@@ -29,7 +29,7 @@ from torch import Tensor
 
 from engrain.errors import UnsupportedModelError
 from engrain.model.attention import Seen, attend, attends
-from engrain.model.cache import GrowingLayer, new_cache, padded
+from engrain.model.cache import GrowingLayer, cache_argument, new_cache, padded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -105,7 +105,7 @@ def extend(loaded: LoadedModel, cache: Cache, ids: Tensor) -> None:
         loaded.model(
             input_ids=part,
             position_ids=positions.expand(part.shape[0], -1),
-            past_key_values=cache,
+            **cache_argument(loaded.model, cache),
             use_cache=True,
             logits_to_keep=1,
         )
@@ -261,10 +261,11 @@ def _attention(
     if torch.is_autocast_enabled(query.device.type):
         kind = torch.get_autocast_dtype(query.device.type)
     if attends(kind, width, softcap):
-        own = [part.to(kind).transpose(1, 2) for part in (query, key, value)]
-        known = [None if part is None else part.to(kind) for part in frozen]
+        own = (part.to(kind).transpose(1, 2) for part in (query, key, value))
+        before_key, before_value = (None if part is None else part.to(kind) for part in frozen)
         lengths = None if seen.context is None else seen.context.lengths_of(rows)
-        found = attend(*own, Seen(*known, lengths, sliding_window or 0, scale)).to(query.dtype)
+        around = Seen.of(before_key, before_value, lengths, sliding_window or 0, scale)
+        found = attend(*own, around).to(query.dtype)
         return (found if packing is None else packing.packed(found.transpose(1, 2))), None
     before, own_mask = seen.of(rows, tokens, sliding_window)
     out: Tensor = _TwoParts.apply(  # type: ignore[no-untyped-call]
