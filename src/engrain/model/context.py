@@ -261,11 +261,11 @@ def _attention(
     if torch.is_autocast_enabled(query.device.type):
         kind = torch.get_autocast_dtype(query.device.type)
     if attends(kind, width, softcap):
-        own = (part.to(kind).transpose(1, 2) for part in (query, key, value))
+        own = [part.to(kind).transpose(1, 2) for part in (query, key, value)]
         before_key, before_value = (None if part is None else part.to(kind) for part in frozen)
         lengths = None if seen.context is None else seen.context.lengths_of(rows)
         around = Seen.of(before_key, before_value, lengths, sliding_window or 0, scale)
-        found = attend(*own, around).to(query.dtype)
+        found = attend(own[0], own[1], own[2], around).to(query.dtype)
         return (found if packing is None else packing.packed(found.transpose(1, 2))), None
     before, own_mask = seen.of(rows, tokens, sliding_window)
     out: Tensor = _TwoParts.apply(  # type: ignore[no-untyped-call]
