@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from engrain.learn.update import GradientRelease
     from engrain.model.loading import LoadedModel
 
+PARTS = 16
+"""Parts of the rows by which a norm's kernel sums its weight's gradient."""
 KINDS = {torch.float32: 0, torch.bfloat16: 1}
 ACTIVATIONS = {"SiLU": 0, "SiLUActivation": 0, "GELUTanh": 1, "PytorchGELUTanh": 1}
 
@@ -67,8 +69,8 @@ class Norm:
         self, x: Tensor, change: Tensor, beside: Tensor | None, wanted: bool
     ) -> tuple[Tensor, Tensor | None]:
         """The gradient of ``x`` on top of ``beside``, and the weight's if it is wanted."""
-        out, width, threads = torch.empty_like(x), self.weight.shape[0], torch.get_num_threads()
-        own = x.new_zeros((threads, width), dtype=torch.float32) if wanted else None
+        out, width = torch.empty_like(x), self.weight.shape[0]
+        own = x.new_zeros((PARTS, width), dtype=torch.float32) if wanted else None
         run(
             "engrain_norm_back",
             x,

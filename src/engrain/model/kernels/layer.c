@@ -6,6 +6,9 @@
 
 enum { SILU = 0, GELU_TANH = 1 };
 
+/* Parts of the rows whose sums are kept apart, so that threads change no bit. */
+#define PARTS 16
+
 
 INLINE float at(const void *row, int kind, int64_t i) {
     return kind == FLOAT32 ? ((const float *)row)[i] : widen(((const bf16 *)row)[i]);
@@ -65,17 +68,15 @@ INLINE void norm_row_back(const void *x, const void *weight, const void *change,
 }
 
 /* The norm's backward: out = beside + dL/dx for the gradient `change` of y; `beside` may be NULL.
- * `own`, (threads, width), zeroed, takes each thread's part of the weight's gradient, or is NULL.
+ * `own`, (PARTS, width), zeroed, takes the weight's gradient by parts of the rows, or is NULL.
  */
 EXPORT void engrain_norm_back(const void *x, const void *weight, const void *change,
                               const void *beside, void *out, float *own, int kind, int64_t rows,
                               int64_t width, float epsilon, float one, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        int64_t from, to;
-        share(rows, 1, thread_number(), thread_count(), &from, &to);
-        float *mine = own ? own + thread_number() * width : NULL;
-        for (int64_t row = from; row < to; row++) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int part = 0; part < PARTS; part++) {
+        float *mine = own ? own + part * width : NULL;
+        for (int64_t row = rows * part / PARTS; row < rows * (part + 1) / PARTS; row++) {
             const void *a = row_of(x, kind, row * width), *b = row_of(change, kind, row * width);
             const void *c = beside ? row_of(beside, kind, row * width) : NULL;
             void *d = (void *)row_of(out, kind, row * width);
@@ -147,7 +148,7 @@ INLINE void gate_part_back(int act, int kind, int64_t from, int64_t to, void *ga
     }
 }
 
-#define PART 4096
+#define PIECE 4096
 #define EACH(f, ...)                                                                               \
     if (act == SILU && kind == FLOAT32) f(SILU, FLOAT32, __VA_ARGS__);                             \
     else if (act == SILU) f(SILU, BFLOAT16, __VA_ARGS__);                                          \
@@ -157,10 +158,10 @@ INLINE void gate_part_back(int act, int kind, int64_t from, int64_t to, void *ga
 /* out = act(gate) * up. */
 EXPORT void engrain_gate(int act, int kind, int64_t count, const void *gate, const void *up,
                          void *out, int threads) {
-    int64_t parts = (count + PART - 1) / PART;
+    int64_t parts = (count + PIECE - 1) / PIECE;
 #pragma omp parallel for num_threads(threads) schedule(static) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
-        int64_t from = part * PART, to = from + PART < count ? from + PART : count;
+        int64_t from = part * PIECE, to = from + PIECE < count ? from + PIECE : count;
         EACH(gate_part, from, to, gate, up, out)
     }
 }
@@ -169,10 +170,10 @@ EXPORT void engrain_gate(int act, int kind, int64_t count, const void *gate, con
  * product) becomes the product itself, which the next matrix's gradient needs. */
 EXPORT void engrain_gate_back(int act, int kind, int64_t count, void *gate, void *up, void *change,
                               int threads) {
-    int64_t parts = (count + PART - 1) / PART;
+    int64_t parts = (count + PIECE - 1) / PIECE;
 #pragma omp parallel for num_threads(threads) schedule(static) if (parts > 1)
     for (int64_t part = 0; part < parts; part++) {
-        int64_t from = part * PART, to = from + PART < count ? from + PART : count;
+        int64_t from = part * PIECE, to = from + PIECE < count ? from + PIECE : count;
         EACH(gate_part_back, from, to, gate, up, change)
     }
 }
