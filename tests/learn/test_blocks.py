@@ -188,8 +188,10 @@ def test_a_choice_among_layers_needs_layers(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma3"])
-@pytest.mark.parametrize("where", ["full", "lora"])
+@pytest.mark.parametrize(
+    ("architecture", "where"),
+    [("llama", "full"), ("qwen3", "full"), ("gemma3", "full"), ("llama", "lora")],
+)
 def test_what_stands_still_stands_still_to_the_bit(
     name: str, architecture: str, where: str
 ) -> None:
@@ -243,7 +245,7 @@ def whole(name: str, dtype: torch.dtype, where: str) -> LearnResult:
     ("stop", "dtype", "where"),
     [
         *((stop, torch.float32, "full") for stop in (2, 3, 4, 5, 6)),
-        *((stop, torch.bfloat16, "full") for stop in (3, 4, 5)),
+        *((stop, torch.bfloat16, "full") for stop in (3, 5)),
         *((stop, torch.float32, "lora") for stop in (3, 5)),
     ],
 )
@@ -306,6 +308,12 @@ def test_a_step_inside_backward_is_the_ordinary_step(name: str) -> None:
     ordinary, released = (run(recipe(name, gradient_release=r)) for r in (False, True))
     assert ordinary.losses == released.losses
     assert digest(ordinary) == digest(released)
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_layers_that_are_run_again_in_backward_change_nothing(name: str) -> None:
+    again = run(recipe(name, recompute=True))
+    assert digest(again) == digest(whole(name, torch.float32, "full"))
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -916,6 +924,23 @@ def test_fpf_drift_does_not_depend_on_a_modules_size() -> None:
     assert drift(1) == pytest.approx(drift(5), rel=1e-5)
 
 
+def test_fpf_looks_do_not_count_what_a_phase_moved() -> None:
+    settings = {"phases": 2, "share": 0.5, "budget": 1.0, "looks": 2}
+    held = Held("k-fpf", settings, steps=16, kind="sgd")
+    shots = []
+    for step in range(16):
+        held.step(step)
+        shots.append({n: p.detach().double() for n, p in held.parameters.items()})
+    # Looks after steps 1, 3, 9 and 11; the first phase ends with step 7.
+    pairs = [(None, 1), (1, 3), (7, 9), (9, 11)]
+    seen = dict(zip(held.rule._units, held.rule._changes.t().tolist(), strict=True))
+    for name in held.parameters:
+        for row, (before, after) in enumerate(pairs):
+            if before is not None:
+                change = float((shots[after][name] - shots[before][name]).abs().mean())
+                assert seen[unit_of(name)][row] == pytest.approx(change, rel=1e-3), (name, row)
+
+
 def test_fpf_rate_is_constant_in_a_phase() -> None:
     held = Held("fpf", {"share": 0.5, "pace": 0.25, "budget": 1.0}, steps=10, learning_rate=0.01)
     rates = []
@@ -939,6 +964,13 @@ def test_fpf_phase_without_an_absent_lesson_takes_the_new_texts() -> None:
     made = replace(made, batch_size=1)
     result = run(made, loaded, earlier=[old], adapters=[adapter])
     assert result.steps == STEPS
+
+
+def test_settings_of_a_rule_are_dotted() -> None:
+    made = recipe("k-fpf").with_settings({"rules.k-fpf.phases": 7})
+    assert made.rules[0].settings["phases"] == 7
+    with pytest.raises(ConfigError, match="not one of random, ascending, descending"):
+        recipe("badam").with_settings({"rules.badam.order": "sideways"})
 
 
 def test_rules_that_choose_blocks_go_together() -> None:

@@ -10,15 +10,16 @@ its batches are drawn from a buffer instead of the lesson, and only the modules 
 
 A run of the learner is a task, so the first look shows the change over the task's boundary, and
 those after it the change within the task. A module is a map or a norm with what belongs to it
-(:func:`engrain.learn.blocks.unit_of`). Modules are taken by falling s_m as long as they fit into
-``budget``, a share of all trained numbers. The score that the source selects by could not be
-found: the ratio above stands in for it (inferred from its text).
+(:func:`engrain.learn.blocks.unit_of`). Modules are taken by falling s_m while there is room in
+``budget``, a share of all trained numbers; one that is too large is passed over. The score that the
+source selects by could not be found: the ratio above stands in for it (inferred from its text).
 
 The buffer is a reservoir (Vitter's algorithm R) over the facts of earlier lessons that still hold,
 and those of this one. A phase has a constant learning rate and fresh optimizer state for what it
-moves, which is dropped at its end (inferred). Phases take their steps from the recipe's: a run with
-phases costs no more than one without, and a quarter of its steps needs fewer weight gradients. The
-source's variant with distillation of kept logits (k-FPF-KD) is not built.
+moves, which is dropped at its end (inferred). Phases take their steps from the recipe's, whose
+schedule runs on below them: a run with phases costs no more than one without, and less where the
+modules that move are few or high. The source's variant with distillation of kept logits (k-FPF-KD)
+is not built.
 
 Memory: a copy of the trained weights for the next look, in their type, and 4 bytes for each module
 and look. Time: ``looks`` passes over the weights, no per-step replay. Use it with recipes that have

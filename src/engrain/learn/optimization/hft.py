@@ -15,9 +15,9 @@ the half that stands still keeps what earlier lessons left there. ``level`` says
 
 The draw depends on the seed and the lesson's id: after R lessons 2^-R of the matrices were never
 moved. A matrix and its bias, and both of LoRA's matrices of a map, stand or move together. Shares
-count matrices, not numbers: with grouped queries, two of four attention matrices may hold
-from a fifth to four fifths of the numbers; the rule's attribute ``share`` tells. Projections that
-a model has fused (phi3's qkv_proj) are one matrix here, so its attention is halved as one of two.
+count matrices, not numbers: with grouped queries, keys and values are small, and two of the four
+attention matrices may be few of the numbers or most; the rule's attribute ``share`` tells. What a
+model has fused (phi3's qkv_proj) is one matrix here, so its attention is halved as one of two.
 
 The source has no code. It trains embeddings and output layer always; that the last norm belongs to
 them, and that half of the norms is drawn, is inferred. ``outside`` off protects them, too: in small
