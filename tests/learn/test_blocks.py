@@ -1,129 +1,40 @@
 """Block schedules: who moves when, what stands still to the bit, what is kept and forgotten."""
 
-import itertools
 import json
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pytest
 import torch
 
-from engrain.data.lessons import Lesson, TrainingText, chat
 from engrain.errors import ConfigError
 from engrain.learn import registry
 from engrain.learn.blocks import places, unit_of
 from engrain.learn.fold import fold
 from engrain.learn.footprint import training_bytes
-from engrain.learn.learner import Learner, LearnResult
-from engrain.learn.optimization.fpf import Cycle, cycles
-from engrain.learn.optimization.owlore import layer_outliers, outlier_share
-from engrain.learn.recipe import Choice, Recipe
-from engrain.learn.representation.full_context import FullContext
+from engrain.learn.learner import LearnResult
+from engrain.learn.recipe import Choice
 from engrain.learn.technique import Rule, Setting
 from engrain.learn.testing import sample_lesson
 from engrain.learn.update import PerParameter, follow
 from engrain.model.digest import tensor_digest
-from engrain.model.loading import LoadedModel
 from engrain.model.testing import tiny_model
-
-ANCHORS = [TrainingText(chat("Hello there.", "Good morning to you."))]
-RULES: dict[str, dict[str, Any]] = {
-    "badam": {"interval": 3},
-    "owlore": {"interval": 3, "layers": 2, "threshold": 3.0},
-    "hft": {},
-    "fpf": {"looks": 2, "share": 0.4, "budget": 0.4},
-    "k-fpf": {"looks": 2, "phases": 3, "budget": 0.4, "share": 0.34},
-}
-STEPS = 9
-SEED = 9
-"""Under it every draw of layers in these runs differs from the one before."""
-
-
-def recipe(name: str | None, settings: dict[str, Any] | None = None, **more: Any) -> Recipe:
-    chosen: dict[str, Any] = {
-        "architecture": Choice("full"),
-        "optimization": Choice("adamw", {"clip": 0.0, "weight_decay": 0.1}),
-        "rules": (Choice(name, RULES[name] if settings is None else settings),) if name else (),
-        **more,
-    }
-    return Recipe("blocks", batch_size=2, min_steps=STEPS, max_steps=STEPS, **chosen)
-
-
-def run(made: Recipe, loaded: LoadedModel | None = None, **more: Any) -> LearnResult:
-    arguments: dict[str, Any] = {
-        "earlier": [sample_lesson("old", "Corvath")],
-        "anchors": ANCHORS,
-        "seed": SEED,
-        **more,
-    }
-    loaded = loaded or tiny_model("llama", layers=4)
-    return Learner(made).run(loaded, arguments.pop("lesson", sample_lesson()), **arguments)
-
-
-def digest(result: LearnResult) -> str:
-    return tensor_digest(dict(result.adapter.tensors))
-
-
-def layer_of(name: str) -> int | None:
-    return next((int(part) for part in name.split(".") if part.isdigit()), None)
-
-
-class Held:
-    """An optimization under a rule, with gradients of a seeded generator instead of a model's."""
-
-    def __init__(
-        self,
-        rule: str,
-        settings: dict[str, Any],
-        *,
-        loaded: LoadedModel | None = None,
-        embeddings: bool = True,
-        steps: int = 24,
-        lesson: Lesson | None = None,
-        seed: int = SEED,
-        **optimization: Any,
-    ) -> None:
-        self.loaded = loaded or tiny_model("llama", layers=4)
-        self.parameters = {
-            name: parameter.requires_grad_(True)
-            for name, parameter in self.loaded.model.named_parameters()
-            if embeddings or "embed" not in name
-        }
-        kind = optimization.pop("kind", "adamw")
-        chosen = {"clip": 0.0, "weight_decay": 0.1, **optimization}
-        self.setting = Setting(
-            self.loaded, lesson or sample_lesson(), (), ANCHORS, seed, steps, batch_size=2
-        )
-        self.optimization = cast(PerParameter, registry.build("optimization", kind, chosen))
-        self.rule: Any = registry.build("optimization", rule, settings)
-        self.optimization.prepare(self.parameters, self.setting)
-        follow(self.optimization, [self.rule], self.setting)
-
-    def step(self, step: int) -> set[str]:
-        """Take a step; gives the names of what moved."""
-        before = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.optimization.begin(step)
-        for number, parameter in enumerate(self.parameters.values()):
-            if parameter.requires_grad:
-                parameter.grad = gradient(parameter, number, step)
-        self.optimization.step(step)
-        return {n for n, p in self.parameters.items() if not torch.equal(p, before[n])}
-
-    def state_of(self) -> set[str]:
-        """The names of what has optimizer state."""
-        return {name.rpartition(".")[0] for name in self.optimization.state_dict()}
-
-
-def gradient(parameter: torch.Tensor, number: int, step: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1000 * step + number)
-    return torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-
+from tests.learn.schedules import (
+    ANCHORS,
+    RULES,
+    STEPS,
+    Held,
+    digest,
+    gradient,
+    layer_of,
+    recipe,
+    run,
+)
 
 # Where a parameter belongs
 
@@ -287,8 +198,8 @@ def test_a_fresh_process_continues_to_the_bit(tmp_path: Path) -> None:
     code = f"""
 import json, sys, torch
 from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_blocks import recipe, run, digest
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from tests.learn.schedules import recipe, run, digest
 torch.set_num_threads({torch.get_num_threads()})
 folder = Path({str(tmp_path)!r})
 print(json.dumps({{
@@ -404,6 +315,23 @@ def test_full_stores_what_moved_and_undo_is_exact() -> None:
     assert tensor_digest(loaded.weights()) == before
 
 
+def test_settings_of_a_rule_are_dotted() -> None:
+    made = recipe("k-fpf").with_settings({"rules.k-fpf.phases": 7})
+    assert made.rules[0].settings["phases"] == 7
+    with pytest.raises(ConfigError, match="not one of random, ascending, descending"):
+        recipe("badam").with_settings({"rules.badam.order": "sideways"})
+
+
+def test_rules_that_choose_blocks_go_together() -> None:
+    """A lesson's half, one layer of it at a time."""
+    rules = (Choice("hft"), Choice("badam", {"interval": 2}))
+    loaded = tiny_model("llama", layers=4)
+    result = run(recipe(None, rules=rules), loaded)
+    half = run(recipe("hft"), loaded)
+    moved = set(result.adapter.tensors)
+    assert moved < set(half.adapter.tensors) and {layer_of(n) for n in moved} == {0, 1, 2, 3}
+
+
 # BAdam (arXiv 2404.02827)
 
 
@@ -480,504 +408,3 @@ def test_badam_outside_of_the_layers() -> None:
     assert moved("frozen") == [set()] * 4
     assert moved("moves") == [embedding | others] * 4
     assert moved("blocks") == [embedding, set(), set(), others]
-
-
-# OwLore (arXiv 2405.18380)
-
-
-def test_owlore_moves_as_many_layers_as_it_says_and_switches_at_the_interval() -> None:
-    held = Held("owlore", {"interval": 3, "layers": 2, "policy": "uniform"})
-    sets = []
-    for step in range(24):
-        moved = held.step(step)
-        assert {"model.embed_tokens.weight", "model.norm.weight"} <= moved
-        sets.append(frozenset(layer_of(n) for n in moved) - {None})
-    assert all(len(one) == 2 for one in sets)
-    switches = {step for step, (a, b) in enumerate(itertools.pairwise(sets), 1) if a != b}
-    assert switches and all(step % 3 == 0 for step in switches)
-    frozen = Held("owlore", {"policy": "uniform", "layers": 2, "outside": "frozen"})
-    assert {layer_of(name) for name in frozen.step(0)} == set(frozen.rule.drawn(0))
-
-
-def test_owlore_draws_by_its_probabilities() -> None:
-    held = Held("owlore", {"layers": 2, "policy": "uniform"})
-    rule = held.rule
-    rule.probabilities = [0.55, 0.25, 0.15, 0.05]
-    turns = 6000
-    counts = Counter(layer for turn in range(turns) for layer in rule.drawn(turn))
-    found = [counts[layer] / turns for layer in range(4)]
-    # Of ordered pairs without replacement: the inclusion probability is not 2 p.
-    p = rule.probabilities
-    expected = [p[i] + sum(p[j] * p[i] / (1 - p[j]) for j in range(4) if j != i) for i in range(4)]
-    assert found == pytest.approx(expected, abs=0.02)
-    assert found == sorted(found, reverse=True)
-    # Layers of probability zero come when no others are left.
-    rule.probabilities = [1.0, 0.0, 0.0, 0.0]
-    pairs = Counter(tuple(rule.drawn(turn)) for turn in range(300))
-    assert set(pairs) == {(0, 1), (0, 2), (0, 3)} and min(pairs.values()) > 60
-
-
-@pytest.mark.parametrize("policy", ["uniform", "owl", "owl_reverse", "norm"])
-def test_owlore_probabilities_sum_to_one(policy: str) -> None:
-    rule = Held("owlore", {"policy": policy, "threshold": 3.0}).rule
-    assert sum(rule.probabilities) == pytest.approx(1.0)
-    assert min(rule.probabilities) >= 0
-    assert (len(set(rule.probabilities)) == 1) == (policy == "uniform")
-
-
-def test_owlore_reverse_is_the_reverse_and_even_scores_are_lisa() -> None:
-    owl = Held("owlore", {"policy": "owl", "threshold": 3.0}).rule.probabilities
-    reverse = Held("owlore", {"policy": "owl_reverse", "threshold": 3.0}).rule.probabilities
-    assert np.argsort(owl).tolist() == np.argsort(reverse)[::-1].tolist()
-    assert min(reverse) == 0.0
-    # No weight stands out by so much: all layers are alike.
-    settings = {"layers": 2, "interval": 2}
-    even = Held("owlore", settings | {"policy": "owl", "threshold": 1e6})
-    lisa = Held("owlore", settings | {"policy": "uniform"})
-    assert [even.step(step) for step in range(12)] == [lisa.step(step) for step in range(12)]
-    assert tensor_digest(even.loaded.weights()) == tensor_digest(lisa.loaded.weights())
-
-
-@pytest.mark.parametrize("where", ["full", "lora"])
-def test_owlore_with_all_layers_is_the_optimization_alone(where: str) -> None:
-    settings = {"layers": 9, "interval": 2, "policy": "uniform"}
-    chosen = Choice(where, {"layers": 0.5} if where == "lora" else {})
-    with_all = run(recipe("owlore", settings, architecture=chosen))
-    assert digest(with_all) == digest(run(recipe(None, architecture=chosen)))
-
-
-@pytest.mark.parametrize("state", ["dropped", "kept"])
-def test_owlore_state_of_a_layer_that_is_frozen_again(state: str) -> None:
-    settings = {"layers": 1, "interval": 2, "policy": "uniform", "state": state}
-    held = Held("owlore", settings, steps=40)
-    drawn: set[int] = set()
-    counts: dict[int, int] = {}
-    for step in range(40):
-        (layer,) = held.rule.drawn(step // 2)
-        held.step(step)
-        fresh = state == "dropped" and layer not in drawn
-        drawn = {layer} if state == "dropped" else drawn | {layer}
-        counts[layer] = 1 if fresh else counts.get(layer, 0) + 1
-        assert {layer_of(name) for name in held.state_of()} - {None} == drawn
-        name = f"model.layers.{layer}.mlp.up_proj.weight"
-        assert int(held.optimization.state_dict()[f"{name}.step"]) == counts[layer]
-    assert len(drawn) == (1 if state == "dropped" else 4)
-    told = held.rule.at_once(held.parameters, held.setting)
-    assert (len(told) == len(held.parameters)) == (state == "kept")
-
-
-def test_owlore_scores_are_owls() -> None:
-    """Against plain loops over captured inputs, in fp64, for a weight of each orientation."""
-    for architecture in ("llama", "gpt2"):
-        held = Held("owlore", {"policy": "owl", "threshold": 3.0}, loaded=tiny_model(architecture))
-        loaded, examples = held.loaded, held.rule._calibration()
-        assert len(examples) == 1
-        inputs: dict[str, torch.Tensor] = {}
-        modules = dict(loaded.model.named_modules())
-
-        def keep(
-            path: str, inputs: dict[str, torch.Tensor], _: Any, given: tuple[Any, ...]
-        ) -> None:
-            inputs[path] = given[0][0].detach().double()
-
-        for path in loaded.profile.lora_targets:
-            modules[path].register_forward_pre_hook(partial(keep, path, inputs))
-        with torch.no_grad():
-            loaded.model(torch.tensor([examples[0].ids]))
-        shares: dict[int | None, list[float]] = {}
-        for path, rows in inputs.items():
-            weight = modules[path].weight.detach().double()
-            weight = weight.t() if architecture == "gpt2" else weight
-            acting = [
-                [abs(w) * column for w, column in zip(row, rows.norm(dim=0).tolist(), strict=True)]
-                for row in weight.tolist()
-            ]
-            flat = [value for row in acting for value in row]
-            mean = sum(flat) / len(flat)
-            share = sum(value > 3.0 * mean for value in flat) / len(flat)
-            shares.setdefault(layer_of(path), []).append(share)
-        expected = {layer: sum(v) / len(v) for layer, v in shares.items()}
-        found = layer_outliers(held.setting, examples, 3.0)
-        assert found == pytest.approx(expected, abs=2e-4)
-        assert min(found.values()) > 0
-
-
-def test_owlore_an_outlier_column_raises_the_score_of_its_layer() -> None:
-    torch.manual_seed(0)
-    weight, features = torch.rand(40, 30) + 1, torch.rand(30) + 1
-    assert outlier_share(weight, features, 6.0) == 0.0
-    outlying = weight.clone()
-    outlying[:, 7] = 100.0
-    assert outlier_share(outlying, features, 6.0) == pytest.approx(1 / 30)
-    held = Held("owlore", {"policy": "owl"})
-    examples = held.rule._calibration()
-    before = layer_outliers(held.setting, examples, 5.0)
-    with torch.no_grad():
-        held.parameters["model.layers.2.mlp.up_proj.weight"][:, 5] *= 1000
-        # So that nothing behind the layer hears of it.
-        held.parameters["model.layers.2.mlp.down_proj.weight"].zero_()
-        base = layer_outliers(held.setting, examples, 5.0)
-        held.parameters["model.layers.2.mlp.up_proj.weight"][:, 5] /= 1000
-        quiet = layer_outliers(held.setting, examples, 5.0)
-    assert base[2] > quiet[2]
-    assert {n: v for n, v in base.items() if n != 2} == {n: v for n, v in quiet.items() if n != 2}
-    assert base[0] == before[0] and base[1] == before[1]
-
-
-def test_owlore_scores_are_the_same_under_lora() -> None:
-    plain = Held("owlore", {"policy": "owl", "threshold": 3.0})
-    loaded = tiny_model("llama", layers=4)
-    lora: Any = registry.build("architecture", "lora", {"layers": 0.5, "dropout": 0.1})
-    setting = replace(plain.setting, loaded=loaded)
-    lora.attach(setting)
-    rule: Any = registry.build("optimization", "owlore", {"policy": "owl", "threshold": 3.0})
-    optimization = cast(PerParameter, registry.build("optimization", "adamw"))
-    optimization.prepare(lora.parameters(), setting)
-    follow(optimization, [rule], setting)
-    lora.detach()
-    assert rule.layers == [2, 3]
-    upper = plain.rule.probabilities[2:]
-    assert rule.probabilities == pytest.approx([p / sum(upper) for p in upper], abs=2e-3)
-
-
-# HFT (arXiv 2404.18466)
-
-
-def hft(lesson: str = "new", seed: int = SEED, layers: int = 4, **settings: Any) -> Held:
-    loaded = tiny_model(settings.pop("architecture", "llama"), layers=layers)
-    return Held("hft", settings, loaded=loaded, lesson=sample_lesson(lesson), seed=seed)
-
-
-def kinds_moving(held: Held) -> dict[str, list[int]]:
-    """Units that move in each layer, by kind."""
-    found = places(held.parameters, held.setting)
-    moving: dict[tuple[str, int | None], set[str]] = {}
-    for name, place in found.items():
-        units = moving.setdefault((place.kind, place.layer), set())
-        if held.rule.moves(name, 0):
-            units.add(place.unit)
-    result: dict[str, list[int]] = {}
-    for (kind, _), units in sorted(moving.items(), key=str):
-        result.setdefault(kind, []).append(len(units))
-    return result
-
-
-@pytest.mark.parametrize("layers", [3, 4, 6])
-def test_hft_halves_each_kind_in_each_layer(layers: int) -> None:
-    found = kinds_moving(hft(layers=layers))
-    assert found["attention"] == [2] * layers
-    assert found["norm"] == [1] * layers
-    assert set(found["feed_forward"]) == {1, 2}
-    assert sum(found["feed_forward"]) == round(1.5 * layers)
-    assert kinds_moving(hft(layers=layers, architecture="qwen3"))["norm"] == [2] * layers
-
-
-def test_hft_draws_for_each_lesson_and_seed() -> None:
-    def mask(held: Held) -> set[str]:
-        return {name for name in held.parameters if held.rule.moves(name, 0)}
-
-    assert mask(hft()) == mask(hft())
-    assert len({frozenset(mask(hft(f"lesson {i}"))) for i in range(8)}) == 8
-    assert mask(hft()) != mask(hft(seed=SEED + 1))
-    held = hft()
-    first = mask(held)
-    assert all(held.step(step) == first for step in range(4))
-
-
-@pytest.mark.parametrize("level", ["category", "layer", "model"])
-def test_hft_every_matrix_moves_in_half_of_the_lessons_and_composes(level: str) -> None:
-    held = hft(level=level)
-    found = places(held.parameters, held.setting)
-    inside = {place.unit for place in found.values() if place.layer is not None}
-    rounds, lessons = 3, 1200
-    counts: Counter[str] = Counter()
-    untouched = 0
-    for at in range(0, lessons, rounds):
-        touched: set[str] = set()
-        for lesson in range(at, at + rounds):
-            units = held.rule._drawn(found, held.setting.rng("hft", f"lesson {lesson}"))
-            counts.update(units)
-            touched |= units
-        untouched += len(inside - touched)
-    assert set(counts) == inside
-    assert all(count / lessons == pytest.approx(0.5, abs=0.07) for count in counts.values())
-    assert untouched / len(inside) / (lessons / rounds) == pytest.approx(2**-rounds, abs=0.02)
-
-
-def test_hft_levels() -> None:
-    held = hft(level="layer")
-    moved = {layer_of(name) for name in held.step(0)} - {None}
-    assert len(moved) == 2
-    assert {n for n in held.parameters if layer_of(n) in moved} == {
-        n for n in held.step(1) if layer_of(n) is not None
-    }
-    whole_model = hft(level="model")
-    found = places(whole_model.parameters, whole_model.setting)
-    units = {found[n].unit for n in whole_model.step(0) if found[n].layer is not None}
-    assert len(units) == 2 * 9
-
-
-@pytest.mark.parametrize("where", ["full", "lora"])
-def test_hft_of_all_is_full_fine_tuning_and_of_none_is_nothing(where: str) -> None:
-    chosen = Choice(where)
-    everything = run(recipe("hft", {"ratio": 1.0}, architecture=chosen))
-    plain = run(recipe(None, architecture=chosen))
-    assert digest(everything) == digest(plain) and everything.losses == plain.losses
-    nothing = run(recipe("hft", {"ratio": 0.0, "outside": False}, architecture=chosen))
-    assert all(not bool(t.any()) for n, t in nothing.adapter.tensors.items() if "lora_A" not in n)
-    held = hft(ratio=0.0)
-    assert held.step(0) == {"model.embed_tokens.weight", "model.norm.weight"}
-    assert hft(ratio=0.0, outside=False).step(0) == set()
-
-
-def test_hft_keeps_state_for_what_moves_and_tells_its_share() -> None:
-    held = hft(outside=False)
-    for step in range(3):
-        held.step(step)
-    chosen = {n: p for n, p in held.parameters.items() if held.rule.moves(n, 0)}
-    numbers = sum(p.numel() for p in chosen.values())
-    moments = [t for n, t in held.optimization.state_dict().items() if not n.endswith(".step")]
-    assert sum(t.nbytes for t in moments) == 2 * 4 * numbers
-    assert held.rule.share == numbers / sum(p.numel() for p in held.parameters.values())
-
-
-def test_hft_half_of_the_weights_are_those_before() -> None:
-    """theta = M theta_new + (1 - M) theta_0, to the bit, in bf16 too."""
-    for dtype in (torch.float32, torch.bfloat16):
-        loaded = tiny_model("llama", layers=4)
-        loaded.model.to(dtype)
-        before = {n: p.detach().clone() for n, p in loaded.model.named_parameters()}
-        held = Held("hft", {}, loaded=loaded, kind="sgd", momentum=0.9, learning_rate=0.1)
-        for step in range(6):
-            held.step(step)
-        for name, parameter in held.parameters.items():
-            assert torch.equal(parameter, before[name]) != held.rule.moves(name, 0), name
-
-
-# FPF and k-FPF (arXiv 2304.04158)
-
-
-def test_cycles_divide_a_run() -> None:
-    assert cycles(20, 1, 0.25) == [Cycle(0, 15, 20)]
-    assert cycles(20, 2, 0.3) == [Cycle(0, 7, 10), Cycle(10, 17, 20)]
-    assert cycles(6, 99, 0.5) == [Cycle(0, 1, 2), Cycle(2, 3, 4), Cycle(4, 5, 6)]
-    assert cycles(20, 0, 0.5) == cycles(1, 1, 0.5) == []
-    assert cycles(8, 1, 0.0) == [Cycle(0, 8, 8)]
-    for steps, count in itertools.product(range(2, 40), range(1, 8)):
-        found = cycles(steps, count, 0.25)
-        assert found[0].start == 0 and found[-1].end == steps
-        assert all(c.start < c.phase < c.end for c in found)
-        assert all(a.end == b.start for a, b in itertools.pairwise(found))
-
-
-@pytest.mark.parametrize("name", ["fpf", "k-fpf"])
-def test_fpf_without_phases_or_modules_is_the_lesson_alone(name: str) -> None:
-    plain = run(recipe(None))
-    none = {"phases": 0} if name == "k-fpf" else {"share": 0.0}
-    assert digest(run(recipe(name, none))) == digest(plain)
-    # An empty selection: the phase is the identity.
-    weights: list[str] = []
-    loaded = tiny_model("llama", layers=4)
-
-    def look(done: int, steps: int, loss: float) -> None:
-        weights.append(tensor_digest(loaded.weights()))
-
-    run(recipe("fpf", {"budget": 0.0, "share": 0.5}), loaded, on_step=look)
-    assert len(set(weights[:5])) == 5 and set(weights[4:]) == {weights[4]}
-
-
-def test_fpf_of_all_modules_is_plain_fine_tuning_on_the_buffer() -> None:
-    """The phase against torch's AdamW on the same batches, from the weights at its start."""
-    loaded = tiny_model("llama", layers=2)
-    weights: list[dict[str, torch.Tensor]] = []
-    batches: list[Any] = []
-
-    ordinary = FullContext.loss
-
-    def loss(self: Any, batch: Any) -> Any:
-        batches.append(batch)
-        return ordinary(self, batch)
-
-    def look(done: int, steps: int, loss: float) -> None:
-        weights.append({n: t.clone() for n, t in loaded.weights().items()})
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FullContext, "loss", loss)
-        run(recipe("fpf", {"budget": 1.0, "share": 0.5}), loaded, on_step=look)
-    twin = tiny_model("llama", layers=2)
-    twin.set_weights(weights[4])
-    trained = [p for n, p in twin.model.named_parameters() if "embed" not in n]
-    for parameter in trained:
-        parameter.requires_grad_(True)
-    setting = Setting(twin, sample_lesson())
-    representation = FullContext(FullContext.Config())
-    representation.prepare(setting)
-    adamw = torch.optim.AdamW(trained, lr=0.5 * 2e-3, betas=(0.9, 0.99), weight_decay=0.1)
-    for batch in batches[5:]:
-        representation.loss(batch).backward()
-        adamw.step()
-        adamw.zero_grad()
-    for name, tensor in twin.weights().items():
-        assert torch.allclose(tensor, weights[-1][name], atol=1e-6), name
-
-
-def test_fpf_batches_come_from_the_buffer_in_a_phase_and_from_the_lesson_elsewhere() -> None:
-    settings = {"phases": 99, "share": 0.5, "budget": 1.0}
-    held = Held("k-fpf", settings, steps=8)
-    earlier = [sample_lesson("old", "Corvath"), sample_lesson("older", "Dunmere")]
-    setting = replace(held.setting, earlier=earlier)
-    follow(held.optimization, [held.rule], setting)
-    lessons: Counter[str] = Counter()
-    for step in range(8):
-        moved = held.step(step)
-        # Every module selected: alternating batches of plain experience replay.
-        assert moved == set(held.parameters)
-        batch = held.rule.batch(step)
-        assert held.optimization.batch(step) == batch
-        assert len(batch) == (2 if step % 2 else 0)
-        lessons.update(example.lesson for example in batch)
-    # What a later lesson corrected is not fine-tuned: all three tell of one boat and kite.
-    assert set(lessons) == {"new"}
-    other = [sample_lesson("old", "Corvath")]
-    unlike = replace(
-        other[0],
-        texts=tuple(replace(t, group=t.group.replace("my", "her")) for t in other[0].texts),
-    )
-    follow(held.optimization, [held.rule], replace(setting, earlier=[unlike]))
-    lessons = Counter(e.lesson for step in range(1, 8, 2) for e in held.rule.batch(step))
-    assert lessons == {"new": 4, "old": 4}
-    assert len({e.ids for step in range(1, 8, 2) for e in held.rule.batch(step)}) == 8
-
-
-def test_fpf_state_of_a_phase_is_its_own() -> None:
-    held = Held("k-fpf", {"phases": 2, "share": 0.5, "budget": 0.3, "looks": 2}, steps=16)
-    counts: dict[str, list[int]] = {name: [] for name in held.parameters}
-    selected: dict[int, frozenset[str]] = {}
-    for step in range(16):
-        moved = held.step(step)
-        phase = step % 8 >= 4
-        if phase:
-            selected.setdefault(step // 8, held.rule._selected)
-            assert moved == held.rule._selected == selected[step // 8]
-        else:
-            assert moved == set(held.parameters)
-        state = held.optimization.state_dict()
-        for name in held.parameters:
-            counts[name].append(int(state[f"{name}.step"]))
-    numbers = sum(p.numel() for p in held.parameters.values())
-    for chosen in selected.values():
-        assert 0 < sum(held.parameters[n].numel() for n in chosen) <= 0.3 * numbers
-    for name in held.parameters:
-        first = [1, 2, 3, 4] * 3 if name in selected[0] else [1, 2, 3, 4, *[4] * 4, 5, 6, 7, 8]
-        assert counts[name][:12] == first, name
-    # Frozen ones wait with the state that they had.
-    idle = set(held.parameters) - selected[0] - selected[1]
-    assert idle and all(counts[name][-4:] == [8] * 4 for name in idle)
-
-
-def test_fpf_drift_is_the_change_at_the_start_by_the_change_within() -> None:
-    """Against snapshots of the test's own, in fp64; a module's size does not matter."""
-    held = Held("fpf", {"looks": 4, "share": 0.2, "budget": 0.2}, steps=15, kind="sgd")
-    shots = [{n: p.detach().double() for n, p in held.parameters.items()}]
-    quick = "model.layers.1.mlp.up_proj.weight"
-    for step in range(12):
-        before = held.parameters[quick].detach().clone()
-        held.step(step)
-        if step < 3:
-            # This one jumps at the lesson's start.
-            with torch.no_grad():
-                held.parameters[quick].add_(held.parameters[quick] - before, alpha=20)
-        if step % 3 == 2:
-            shots.append({n: p.detach().double() for n, p in held.parameters.items()})
-    found = held.rule.drift()
-    for name in held.parameters:
-        if name == quick:
-            continue
-        changes = [float((b[name] - a[name]).abs().mean()) for a, b in itertools.pairwise(shots)]
-        expected = changes[0] / sorted(changes[1:])[1]
-        assert found[unit_of(name)] == pytest.approx(expected, rel=1e-3), name
-    assert max(found, key=lambda unit: found[unit]) == unit_of(quick)
-    held.optimization.begin(12)
-    assert quick in held.rule._selected
-
-
-def test_fpf_drift_does_not_depend_on_a_modules_size() -> None:
-    loaded = tiny_model("llama")
-    setting = Setting(loaded, sample_lesson(), steps=8, batch_size=2)
-
-    def drift(copies: int) -> dict[str, float]:
-        torch.manual_seed(0)
-        weights = {"a.weight": torch.nn.Parameter(torch.zeros(3, 2 * copies))}
-        weights["b.weight"] = torch.nn.Parameter(torch.zeros(3, 2))
-        sgd = cast(PerParameter, registry.build("optimization", "sgd", {"clip": 0.0}))
-        sgd.prepare(weights, setting)
-        rule: Any = registry.build("optimization", "fpf", {"looks": 3})
-        follow(sgd, [rule], setting)
-        for step in range(6):
-            sgd.begin(step)
-            part = torch.randn(3, 2) / (step + 1)
-            weights["a.weight"].grad = part.repeat(1, copies)
-            weights["b.weight"].grad = torch.randn(3, 2)
-            sgd.step(step)
-        return cast(dict[str, float], rule.drift())
-
-    assert drift(1) == pytest.approx(drift(5), rel=1e-5)
-
-
-def test_fpf_looks_do_not_count_what_a_phase_moved() -> None:
-    settings = {"phases": 2, "share": 0.5, "budget": 1.0, "looks": 2}
-    held = Held("k-fpf", settings, steps=16, kind="sgd")
-    shots = []
-    for step in range(16):
-        held.step(step)
-        shots.append({n: p.detach().double() for n, p in held.parameters.items()})
-    # Looks after steps 1, 3, 9 and 11; the first phase ends with step 7.
-    pairs = [(None, 1), (1, 3), (7, 9), (9, 11)]
-    seen = dict(zip(held.rule._units, held.rule._changes.t().tolist(), strict=True))
-    for name in held.parameters:
-        for row, (before, after) in enumerate(pairs):
-            if before is not None:
-                change = float((shots[after][name] - shots[before][name]).abs().mean())
-                assert seen[unit_of(name)][row] == pytest.approx(change, rel=1e-3), (name, row)
-
-
-def test_fpf_rate_is_constant_in_a_phase() -> None:
-    held = Held("fpf", {"share": 0.5, "pace": 0.25, "budget": 1.0}, steps=10, learning_rate=0.01)
-    rates = []
-    for step in range(10):
-        held.optimization.begin(step)
-        rates.append(held.optimization.step(step))
-    assert rates[5:] == [0.25 * 0.01] * 5
-    plain = cast(PerParameter, held.optimization)
-    assert rates[:5] == [plain.rate(step) for step in range(5)]
-
-
-def test_fpf_phase_without_an_absent_lesson_takes_the_new_texts() -> None:
-    """With absence, a batch of the buffer may hold nothing but the missing lesson."""
-    loaded = tiny_model("llama", layers=2)
-    old = sample_lesson("old", "Corvath")
-    old = replace(
-        old, texts=tuple(replace(t, group=t.group.replace("my", "her")) for t in old.texts)
-    )
-    adapter = run(recipe(None, architecture=Choice("lora")), loaded, lesson=old, earlier=[]).adapter
-    made = recipe("k-fpf", architecture=Choice("lora"), absence=1.0)
-    made = replace(made, batch_size=1)
-    result = run(made, loaded, earlier=[old], adapters=[adapter])
-    assert result.steps == STEPS
-
-
-def test_settings_of_a_rule_are_dotted() -> None:
-    made = recipe("k-fpf").with_settings({"rules.k-fpf.phases": 7})
-    assert made.rules[0].settings["phases"] == 7
-    with pytest.raises(ConfigError, match="not one of random, ascending, descending"):
-        recipe("badam").with_settings({"rules.badam.order": "sideways"})
-
-
-def test_rules_that_choose_blocks_go_together() -> None:
-    """A lesson's half, one layer of it at a time."""
-    rules = (Choice("hft"), Choice("badam", {"interval": 2}))
-    loaded = tiny_model("llama", layers=4)
-    result = run(recipe(None, rules=rules), loaded)
-    half = run(recipe("hft"), loaded)
-    moved = set(result.adapter.tensors)
-    assert moved < set(half.adapter.tensors) and {layer_of(n) for n in moved} == {0, 1, 2, 3}
