@@ -81,9 +81,9 @@ def test_texts_of_a_missing_lesson_are_not_replayed(monkeypatch: pytest.MonkeyPa
     batches: list[tuple[str, set[str]]] = []
     plain = Learner._batch
 
-    def batch(self, setting, new, replays, step, missing):  # type: ignore[no-untyped-def]
+    def batch(self, setting, new, replays, optimization, step, missing):  # type: ignore[no-untyped-def]
         drawn = {e.lesson for r in replays for e in r.draw(step)}
-        made = plain(self, setting, new, replays, step, missing)
+        made = plain(self, setting, new, replays, optimization, step, missing)
         rows = len(made.input_ids) - setting.batch_size
         batches.append((missing, drawn))
         wanted = sum(e.lesson != missing for r in replays for e in r.draw(step))

@@ -6,7 +6,7 @@ are kept, D targets, and n trained numbers::
 
     adapter       what the architecture adds beside the weights
     optimizer     state_bytes of the optimization and its rules: 8 n for AdamW
-    gradients     4 n; with gradient release those of one layer
+    gradients     4 n; with gradient release those of one layer. Rules may let fewer move at once
     activations   T * layers above the lowest trained * bytes that a layer keeps of a token
     logits        Representation.logits_bytes: chunks of the vocabulary, and all where they are few
     anchors       Regularization.cost: what is kept of the model before the lesson
@@ -89,6 +89,9 @@ def training_bytes(recipe: Recipe, setting: Setting) -> dict[str, int]:
     step = _step(setting, cast(list[Replay], techniques["replay"]))
     trained = architecture.would_train(setting)
     numbers = sum(parameter.numel() for parameter in trained.values())
+    moving: Mapping[str, nn.Parameter] = trained
+    for rule in rules:
+        moving = rule.at_once(moving, setting)
     kept = representation.graph_tokens(step.tokens, step.targets, step.rows)
     anchored = sum(cost.tokens for cost in costs)
     layers = _layers_above(loaded, trained)
@@ -104,9 +107,9 @@ def training_bytes(recipe: Recipe, setting: Setting) -> dict[str, int]:
     logits += sum(12 * cost.targets * profile.vocab_size for cost in costs)
     parts = {
         "adapter": architecture.working_bytes(setting),
-        "optimizer": optimization.state_bytes(trained)
+        "optimizer": optimization.state_bytes(moving)
         + sum(rule.state_bytes(trained) for rule in rules),
-        "gradients": _gradient_bytes(recipe, profile.layers_path, trained),
+        "gradients": _gradient_bytes(recipe, profile.layers_path, moving),
         "activations": int(activations),
         "logits": logits,
         "anchors": sum(cost.kept_bytes for cost in costs),

@@ -154,12 +154,14 @@ class Learner:
                     torch.manual_seed(setting.rng("step", step).getrandbits(62))
                     optimization.begin(step)
                     with absence.of(step) as missing:
-                        batch = self._batch(setting, new, replays, step, missing)
+                        batch = self._batch(setting, new, replays, optimization, step, missing)
                         loss = representation.loss(batch)
                         for regularization in regularizations:
                             loss = loss + regularization.penalty(step)
                         losses.append(_finite(float(loss.detach()), step))
-                        loss.backward()
+                        # Rules may hold all parameters still in a step.
+                        if loss.requires_grad:
+                            loss.backward()
                     optimization.step(step)
                     architecture.stepped(step, optimization)
                     if on_step:
@@ -183,13 +185,17 @@ class Learner:
         setting: Setting,
         new: Sequence[Example],
         replays: Sequence[Replay],
+        optimization: Optimization,
         step: int,
         missing: str,
     ) -> Batch:
-        examples = walk(new, min(setting.batch_size, len(new)), step, setting, "lesson")
-        for replay_ in replays:
-            examples += [e for e in replay_.draw(step) if not missing or e.lesson != missing]
-        return Batch.of(examples, setting.loaded.pad_id)
+        """What a rule puts in the place of the batch, or new texts and what is replayed."""
+        examples = list(optimization.batch(step))
+        own = walk(new, min(setting.batch_size, len(new)), step, setting, "lesson")
+        if not examples:
+            examples = [*own, *(example for replay in replays for example in replay.draw(step))]
+        present = [e for e in examples if not missing or e.lesson != missing]
+        return Batch.of(present or own, setting.loaded.pad_id)
 
 
 def _finite(loss: float, step: int) -> float:

@@ -8,9 +8,9 @@ The learner calls, for every lesson::
     for step: replay.draw -> representation.loss + regularization.penalty -> optimization.step
     architecture.adapter, architecture.detach
 
-Inside a step an optimization asks its rules (:class:`Rule`): ``begin`` and ``moves`` before the
-forward, ``gradient`` and ``moved`` around each parameter's change, ``end`` after all of them. Then
-``architecture.stepped`` may rearrange what it trains.
+Inside a step an optimization asks its rules (:class:`Rule`): ``begin``, ``moves`` and ``batch``
+before the forward, ``gradient``, ``rate`` and ``moved`` around each parameter's change, ``end``
+after all of them. Then ``architecture.stepped`` may rearrange what it trains.
 
 A technique's hyper-parameters are a frozen dataclass ``Config`` whose fields carry
 ``metadata={"help": ...}``; build fields with :func:`option`. State that a resumed run needs goes
@@ -223,6 +223,10 @@ class Optimization(Technique):
     def begin(self, step: int) -> None:
         """Before the forward of a step."""
 
+    def batch(self, step: int) -> Sequence[Example]:
+        """The examples that stand in for the step's batch; empty where it is the ordinary one."""
+        return ()
+
     def step(self, step: int) -> float:
         """Turn the gradients into a change of parameters and clear them; gives the step size."""
         raise NotImplementedError
@@ -257,6 +261,14 @@ class Rule(Technique):
         """Whether a parameter moves in this step; one that does not gets no gradient at all."""
         return True
 
+    def batch(self, step: int) -> Sequence[Example]:
+        """Examples that stand in for this step's batch, as a pure function of the step."""
+        return ()
+
+    def rate(self, rate: float, step: int) -> float:
+        """The learning rate of a step, given the one that the schedule has."""
+        return rate
+
     def gradient(self, name: str, weight: Tensor, gradient: Tensor, step: int) -> Tensor:
         """The gradient that the optimization is given; may be changed in place."""
         return gradient
@@ -270,6 +282,12 @@ class Rule(Technique):
     def coupling(self) -> str:
         """Why one parameter's step needs those of others; "" where it does not."""
         return ""
+
+    def at_once(
+        self, parameters: Mapping[str, nn.Parameter], setting: Setting
+    ) -> Mapping[str, nn.Parameter]:
+        """Those that hold gradients and optimizer state at one time, at most; before `prepare`."""
+        return parameters
 
     def state_bytes(self, parameters: Mapping[str, nn.Parameter]) -> int:
         """Bytes that the rule keeps for these parameters."""

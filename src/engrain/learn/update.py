@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from engrain.data.examples import Example
 from engrain.errors import ConfigError
 from engrain.learn.passes import Move
 from engrain.learn.rounding import MODES, keys, round_into
@@ -106,6 +107,10 @@ class PerParameter(Optimization):
             for name, parameter in self._parameters.items():
                 parameter.requires_grad_(all(rule.moves(name, step) for rule in self._rules))
 
+    def batch(self, step: int) -> Sequence[Example]:
+        """What the first rule that has something puts in the place of the step's batch."""
+        return next(filter(None, (rule.batch(step) for rule in self._rules)), ())
+
     def step(self, step: int) -> float:
         """Clip, move every parameter that has a gradient, clear."""
         if self.config.clip > 0 and self.config.clip_scope == "all":
@@ -116,7 +121,14 @@ class PerParameter(Optimization):
                 self.update(name, step)
         for rule in self._rules:
             rule.end(step)
-        return self.rate(step)
+        return self._pace(step)
+
+    def _pace(self, step: int) -> float:
+        """The schedule's learning rate as the rules leave it."""
+        rate = self.rate(step)
+        for rule in self._rules:
+            rate = rule.rate(rate, step)
+        return rate
 
     @torch.no_grad()
     def update(self, name: str, step: int) -> None:
@@ -141,7 +153,7 @@ class PerParameter(Optimization):
         for rule in self._rules:
             gradient = rule.gradient(name, whole, gradient, step)
         before = whole.clone() if self._correct else whole
-        self.move(name, whole, gradient, self.rate(step), step)
+        self.move(name, whole, gradient, self._pace(step), step)
         for rule in self._rules:
             rule.moved(name, before, whole, step)
         if weight.dtype != torch.float32:

@@ -6,6 +6,9 @@ other adapter:
 
     delta = theta_after - theta_before,       served = base + sum of active deltas (fp32).
 
+A weight that did not move has no difference, and none is stored: where rules (``hft``, ``badam``)
+let only some move, the adapter holds those.
+
 Memory: as many fp32 numbers as the trained weights, plus the optimizer's. Forgets most when nothing
 protects earlier lessons (arXiv 2405.09673 compares it with LoRA), so use it for consolidation
 or as a baseline. Embeddings are left out by default: rows of rare tokens would move on noise.
@@ -72,11 +75,13 @@ class Full(Architecture):
         return self._trained
 
     def adapter(self) -> Adapter:
-        """The difference of every trained weight, in fp32."""
-        return Adapter(
-            self.name,
-            {n: p.detach().float() - self._before[n].float() for n, p in self._trained.items()},
-        )
+        """The difference of every weight that moved, in fp32."""
+        changes = {}
+        for name, parameter in self._trained.items():
+            change = parameter.detach().float() - self._before[name].float()
+            if bool(change.any()):
+                changes[name] = change
+        return Adapter(self.name, changes)
 
     def detach(self) -> None:
         """Write the weights before the lesson back."""
@@ -93,7 +98,7 @@ class Full(Architecture):
             weights[name] += delta.float()
 
     def storage_bytes(self, setting: Setting) -> int:
-        """4 bytes for each trained weight."""
+        """4 bytes for each number of each weight that moves: of all, unless rules hold some."""
         return sum(4 * parameter.numel() for parameter in self._chosen(setting).values())
 
     def would_train(self, setting: Setting) -> dict[str, nn.Parameter]:

@@ -77,6 +77,8 @@ class Lora(Architecture):
                     base_model_name_or_path=setting.loaded.source,
                 ),
             )
+        # By name now: what takes gradients in a step is for the rules of a recipe to say.
+        self._trained = {n: p for n, p in self._wrapped.named_parameters() if p.requires_grad}
         self._wrapped.train(self.config.dropout > 0)
         if not self.config.dropout:
             for module in self._wrapped.modules():
@@ -100,7 +102,7 @@ class Lora(Architecture):
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """A and B of every targeted map, under PEFT's names."""
-        return {n: p for n, p in self._wrapped.named_parameters() if p.requires_grad}
+        return self._trained
 
     def adapter(self) -> Adapter:
         """The tensors and settings of PEFT's two files."""
