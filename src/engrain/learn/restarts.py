@@ -59,10 +59,11 @@ def give_back(model: nn.Module, layers: Mapping[str, Extended]) -> None:
 
 
 def shapes(setting: Setting, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """The shape (out, in) of each linear map."""
+    """The shape (out, in) of each linear map, extended or not."""
     found = {}
     for path in paths:
         module = setting.loaded.model.get_submodule(path)
+        module = module.base_layer if isinstance(module, Extended) else module
         one, other = module.weight.shape
         found[path] = (one, other) if isinstance(module, nn.Linear) else (other, one)
     return found

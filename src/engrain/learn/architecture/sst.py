@@ -23,8 +23,8 @@ On disk it is a full difference, as of ``full``: 4 m n bytes a matrix. Memory wh
 beside W, in bytes a matrix: 4 (k (m + n) + 2 m n + 2 r (m + n) + 2 k), which is about W four times;
 for AdamW 8 (r (m + n) + k) of state, a little of the 8 m n of full training. Time: a product of
 m k n in each forward and another in each backward, which is the work of k more tokens, and an SVD
-of each matrix a round. Use it to train all directions with little optimizer state where there are many
-tokens a step. Not to save memory on the whole, nor for a short lesson: LoRA is smaller and faster.
+of each matrix a round. Use it to train all directions with little optimizer state, where many
+tokens make a step. Not to save memory on the whole, nor for a short lesson: LoRA is smaller.
 """
 
 from __future__ import annotations

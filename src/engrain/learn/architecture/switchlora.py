@@ -101,8 +101,10 @@ class Switches:
             positions.append(position)
         # Half a round between the sides, also where the rank is odd.
         phases = {"A": phase, "B": phase + rank % 2 / 2}
+        # Sums of many fractions are off by their last bits, and a whole number must count as one.
         done = {
-            s: [math.floor(p + phases[s]) - math.floor(phases[s]) for p in positions] for s in SIDES
+            side: [math.floor(round(p + own, 9)) - math.floor(own) for p in positions]
+            for side, own in phases.items()
         }
         first = {"A": 0, "B": (math.floor(phases["B"]) + rank // 2) % rank}
         return cls(rank, pool, config.frozen, done, first)
