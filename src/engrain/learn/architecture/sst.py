@@ -169,16 +169,15 @@ class Sst(Architecture):
         self._layers = extend(
             self._model, self._targets(setting), lambda _, base: Spectral(base, self.config.rank)
         )
-        self._done = 0
         for path, layer in self._layers.items():
-            layer.draw(self._random(path))
+            layer.draw(self._random(path, 0))
             layer.hold()
 
     def _targets(self, setting: Setting) -> list[str]:
         return targeted(setting, self.config.targets, self.config.layers)
 
-    def _random(self, path: str) -> torch.Generator:
-        return generator(self._setting, "sst", path, self._done // self.config.draw)
+    def _random(self, path: str, draw: int) -> torch.Generator:
+        return generator(self._setting, "sst", path, draw)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Singular values of every targeted map, and the vectors that are drawn."""
@@ -191,8 +190,7 @@ class Sst(Architecture):
     def stepped(self, step: int, optimization: Optimization) -> None:
         """Hold values and vectors to what they are; after some steps draw, decompose."""
         moving = resettable(optimization, self.name)
-        self._done = step + 1
-        draws, within = divmod(self._done, self.config.draw)
+        draws, within = divmod(step + 1, self.config.draw)
         for path, layer in self._layers.items():
             layer.settle(step % self.config.draw, self.config.warmup)
             if within == 0:
@@ -200,7 +198,7 @@ class Sst(Architecture):
                 if draws % (self.config.round or math.ceil(len(layer.s) / len(layer.drawn))) == 0:
                     layer.decompose()
                     moving.forget(f"{path}.values")
-                layer.draw(self._random(path))
+                layer.draw(self._random(path, draws))
                 moving.forget(f"{path}.left")
                 moving.forget(f"{path}.right")
             layer.hold()
@@ -246,8 +244,8 @@ class Sst(Architecture):
         return found
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The decompositions, what is trained of them, the change so far, and the steps done."""
-        state = {"done": torch.tensor(self._done)}
+        """The decompositions, what is trained of them, and the change so far."""
+        state = {}
         for path, layer in self._layers.items():
             for name in (*PARTS, "u", "s", "v", "moved", "drawn"):
                 state[f"{path}.{name}"] = getattr(layer, name).detach()
@@ -255,7 +253,6 @@ class Sst(Architecture):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take everything back."""
-        self._done = int(state["done"])
         with torch.no_grad():
             for path, layer in self._layers.items():
                 for name in (*PARTS, "u", "s", "v", "moved", "drawn"):
