@@ -41,7 +41,7 @@ def taught(architecture: str = "lora") -> tuple[LoadedModel, list[Adapter]]:
     return loaded, adapters
 
 
-@pytest.mark.parametrize("architecture", ["lora", "full"])
+@pytest.mark.parametrize("architecture", ["lora", "full", "switchlora", "sst"])
 def test_weights_of_a_step_are_those_after_undoing_the_missing_lesson(architecture: str) -> None:
     loaded, adapters = taught(architecture)
     whole = {name: tensor.clone() for name, tensor in loaded.weights().items()}
@@ -55,6 +55,24 @@ def test_weights_of_a_step_are_those_after_undoing_the_missing_lesson(architectu
                 torch.testing.assert_close(loaded.model.get_parameter(name).data, tensor)
         assert loaded.changed_since(whole) == []
     assert seen == {"boat", "cat"}
+
+
+def test_extended_maps_lack_the_missing_lesson_too() -> None:
+    """The first loss is that of the weights without it, whatever stands around them."""
+    loaded, adapters = taught()
+    whole = {name: tensor.clone() for name, tensor in loaded.weights().items()}
+    first = {}
+    for architecture in ("lora", "switchlora", "sst"):
+        for share in (0.0, 1.0):
+            recipe = replace(RECIPE, architecture=Choice(architecture), replay=(), absence=share)
+            run = Learner(recipe).run(loaded, lesson_on("car"), earlier=OLD, adapters=adapters)
+            first[architecture, share] = run.losses[0]
+            assert loaded.changed_since(whole) == []
+    for architecture in ("switchlora", "sst"):
+        for share in (0.0, 1.0):
+            wanted = pytest.approx(first["lora", share], rel=2e-3)
+            assert first[architecture, share] == wanted
+    assert first["lora", 1.0] != pytest.approx(first["lora", 0.0], rel=1e-2)
 
 
 def test_share_of_steps() -> None:

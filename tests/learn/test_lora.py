@@ -4,7 +4,7 @@ import pytest
 
 from engrain.learn.architecture.lora import Lora, LoraConfig
 from engrain.learn.technique import Setting
-from engrain.learn.testing import sample_lesson
+from engrain.learn.testing import check_technique, sample_lesson
 from engrain.model.testing import tiny_model
 
 
@@ -22,3 +22,11 @@ def test_the_highest_layers_are_changed(share: float) -> None:
     wanted = max(1, round(share * count))
     assert changed == set(range(count - wanted, count))
     assert stored == lora.storage_bytes(setting)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("architecture", ["lora", "switchlora", "sst"])
+def test_it_folds_where_a_model_keeps_its_matrices_transposed(architecture: str) -> None:
+    assert "folds_to_what_it_trained" in check_technique(
+        "architecture", architecture, loaded=tiny_model("gpt2")
+    )

@@ -240,10 +240,12 @@ class Rule(Technique):
     """What an optimization is held to: which parameters move, along what, how far.
 
     A recipe takes any number of rules beside its one optimization, in order. Gradients and weights
-    are fp32 ``(as the parameter)``; a hook that a rule does not write does nothing.
+    are fp32 ``(as the parameter)``; a hook that a rule does not write does nothing. ``tried_on``
+    names an architecture whose parameters it is for: the conformance suite takes that one.
     """
 
     category = "optimization"
+    tried_on: ClassVar[str] = "full"
 
     def prepare(
         self,

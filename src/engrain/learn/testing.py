@@ -23,7 +23,14 @@ from engrain.learn import registry
 from engrain.learn.fold import fold
 from engrain.learn.learner import Learner, LearnResult
 from engrain.learn.recipe import SINGLE, Choice, Recipe, slot_of
-from engrain.learn.technique import Architecture, Regularization, Replay, Representation, Setting
+from engrain.learn.technique import (
+    Architecture,
+    Regularization,
+    Replay,
+    Representation,
+    Rule,
+    Setting,
+)
 from engrain.model.digest import tensor_digest
 from engrain.model.loading import LoadedModel
 from engrain.model.testing import tiny_model
@@ -67,10 +74,11 @@ def sample_lesson(identity: str = "new", word: str = "Brellin") -> Lesson:
 def recipe_with(category: str, name: str, **changes: Any) -> Recipe:
     """A small recipe that uses one technique and is plain elsewhere."""
     recipe = Recipe("conformance", epochs=3.0, batch_size=2, min_steps=6, max_steps=6)
-    slot = slot_of(registry.get(category, name))
+    technique = registry.get(category, name)
+    slot = slot_of(technique)
     used: dict[str, Any] = {slot: Choice(name) if slot in SINGLE else (Choice(name),)}
-    if slot == "rules":
-        used["architecture"] = Choice("full")
+    if issubclass(technique, Rule):
+        used["architecture"] = Choice(technique.tried_on)
     return replace(recipe, **used, **changes)
 
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,8 +45,13 @@ class PerParameter(Optimization):
     """An optimization whose parameters move one by one; subclasses write :meth:`move`.
 
     A parameter's state is made when it first moves, so what never moves costs nothing, and
-    :meth:`forget` gives it back.
+    :meth:`forget` gives it back. ``linear`` and ``squares`` name the tensors of a state that are
+    means of gradients and of their squares, element by element: :meth:`turn` can carry them over
+    into other coordinates.
     """
+
+    linear: ClassVar[tuple[str, ...]] = ("exp_avg", "momentum")
+    squares: ClassVar[tuple[str, ...]] = ("exp_avg_sq",)
 
     def prepare(self, parameters: Mapping[str, nn.Parameter], setting: Setting) -> None:
         """Take the parameters."""
@@ -67,10 +73,46 @@ class PerParameter(Optimization):
         """Fresh tensors that a parameter's steps need, fp32."""
         raise NotImplementedError
 
-    def forget(self, name: str) -> None:
-        """Drop the state of a parameter; its next step begins anew."""
-        self._state.pop(name, None)
+    def forget(self, name: str, vectors: Sequence[int] | None = None) -> None:
+        """Drop the state of a parameter, or of some of its vectors; their next step begins anew.
+
+        The vectors are those that :func:`by_vector` marks. Where the state holds something of all
+        vectors together, such as one step count or one norm, it can't be parted, and all goes.
+        """
+        parameter, state = self._parameters[name], self._state.get(name, {})
+        dim = vectors_of(parameter)
+        if vectors is None or dim is None or not all(_parted(t, parameter) for t in state.values()):
+            self._state.pop(name, None)
+            self._lost.pop(name, None)
+            return
+        index = torch.tensor(list(vectors), dtype=torch.long, device=parameter.device)
+        fresh = self.state(name, parameter) if state else {}
+        for key, tensor in state.items():
+            tensor.index_copy_(dim, index, fresh[key].index_select(dim, index))
+        if name in self._lost:
+            self._lost[name].index_fill_(dim, index, 0)
+
+    def turn(self, name: str, basis: Tensor, dim: int) -> None:
+        """Carry the state over to new vectors: new vector i is the sum of basis[i, j] old vector j.
+
+        ``basis`` ``(vectors, vectors)`` is the change of the gradient, fp32, and ``dim`` the
+        dimension of the parameter that counts its vectors. Means of gradients are turned exactly,
+        means of squares as if the old vectors were uncorrelated. What can't be turned is dropped.
+        """
+        state, shape = self._state.get(name, {}), self._parameters[name].shape
+        known = all(
+            tensor.shape == (shape if key in (*self.linear, *self.squares) else ())
+            for key, tensor in state.items()
+        )
+        if not known or not set(state) <= {"step", *self.linear, *self.squares}:
+            self.forget(name)
+            return
         self._lost.pop(name, None)
+        for key, tensor in state.items():
+            if key != "step":
+                change = basis.square() if key in self.squares else basis
+                turned = torch.tensordot(change, tensor, dims=([1], [dim]))
+                tensor.copy_(turned.movedim(0, dim))
 
     def move(self, name: str, weight: Tensor, gradient: Tensor, rate: float, step: int) -> None:
         """Change an fp32 weight in place by its fp32 gradient, which may be overwritten."""
@@ -188,6 +230,7 @@ class PerParameter(Optimization):
         found = 0
         for name, parameter in parameters.items():
             meta = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
+            by_vector(meta, vectors_of(parameter))
             found += sum(tensor.nbytes for tensor in self.state(name, meta).values())
             if parameter.dtype != torch.float32 and self.config.rounding == "kahan":
                 found += parameter.nbytes
@@ -207,6 +250,58 @@ class PerParameter(Optimization):
                 self._lost[name] = tensor.clone()
             else:
                 self._state.setdefault(name, {})[key] = tensor.clone()
+
+
+def by_vector(parameter: nn.Parameter, dim: int | None) -> nn.Parameter:
+    """Mark a parameter as made of vectors that come and go one by one; ``dim`` counts them.
+
+    An optimization that counts steps counts them for each of its vectors (:func:`counts`), so that
+    :meth:`PerParameter.forget` can begin some of them anew.
+    """
+    parameter.vectors = dim  # type: ignore[attr-defined]
+    return parameter
+
+
+def vectors_of(parameter: Tensor) -> int | None:
+    """The dimension that counts a parameter's vectors; None where it is one whole."""
+    dim: int | None = getattr(parameter, "vectors", None)
+    return dim
+
+
+def counts(parameter: Tensor) -> Tensor:
+    """Fresh step counts, fp32: one ``()``, or one for each vector, shaped to broadcast."""
+    dim = vectors_of(parameter)
+    if dim is None:
+        return torch.zeros((), dtype=torch.float32)
+    shape = [1] * parameter.ndim
+    shape[dim] = parameter.shape[dim]
+    return torch.zeros(shape, dtype=torch.float32, device=parameter.device)
+
+
+def _parted(tensor: Tensor, parameter: Tensor) -> bool:
+    """Whether a tensor of a state has a part for each vector of its parameter."""
+    dim = vectors_of(parameter)
+    if dim is None or tensor.ndim != parameter.ndim:
+        return False
+    return all(
+        own == whole or (own == 1 and place != dim)
+        for place, (own, whole) in enumerate(zip(tensor.shape, parameter.shape, strict=True))
+    )
+
+
+def resettable(optimization: Optimization, wanting: str) -> PerParameter:
+    """The optimization, if parts of its state can be dropped.
+
+    Raises:
+        ConfigError: it moves its parameters together.
+    """
+    if not isinstance(optimization, PerParameter):
+        raise ConfigError(
+            f"The architecture {wanting!r} begins parts of the state anew, and the optimization "
+            f"{optimization.name!r} moves its parameters together.",
+            remedy="Choose one that extends engrain.learn.update.PerParameter, such as adamw.",
+        )
+    return optimization
 
 
 def follow(optimization: Optimization, rules: Sequence[Rule], setting: Setting) -> None:

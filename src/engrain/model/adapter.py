@@ -16,7 +16,7 @@ class Adapter:
     """Tensors of one lesson's weight change, and what is needed to apply them.
 
     ``architecture`` names the technique that made it and that folds it into weights.
-    ``tensors`` and ``settings`` of ``lora`` are exactly PEFT's ``adapter_model.safetensors`` and
+    ``tensors`` and ``settings`` of a LoRA are exactly PEFT's ``adapter_model.safetensors`` and
     ``adapter_config.json``.
     """
 

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ from engrain.model.adapter import Adapter
 if TYPE_CHECKING:
     from peft import PeftModel
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _KEY = re.compile(r"^base_model\.model\.(?P<path>.+)\.lora_A\.weight$")
 
 
@@ -55,7 +55,7 @@ class LoraConfig:
 class Lora(Architecture):
     """PEFT's LoRA as the place where a lesson lives."""
 
-    Config = LoraConfig
+    Config: ClassVar[type[Any]] = LoraConfig
 
     def attach(self, setting: Setting) -> None:
         """Wrap the targeted linear maps; A is drawn from the setting's seed, B is zero."""
@@ -87,18 +87,7 @@ class Lora(Architecture):
                     module.forward = partial(_forward, module)  # type: ignore[method-assign]
 
     def _targets(self, setting: Setting) -> list[str]:
-        paths = list(setting.loaded.profile.lora_targets)
-        kinds = {"mlp": (".mlp.", ".feed_forward."), "attention": ("attn.", "attention.")}
-        if self.config.targets != "all":
-            paths = [p for p in paths if any(k in p for k in kinds[self.config.targets])]
-        paths = _highest(paths, self.config.layers)
-        if not paths:
-            raise UnsupportedModelError(
-                f"{setting.loaded.source} has no linear maps that LoRA can extend "
-                f"({self.config.targets}).",
-                remedy="Use the architecture 'full' or another choice of targets.",
-            )
-        return paths
+        return targeted(setting, self.config.targets, self.config.layers)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """A and B of every targeted map, under PEFT's names."""
@@ -110,11 +99,8 @@ class Lora(Architecture):
 
         # No embeddings are wrapped; looking for resized ones would ask the hub for the base model.
         tensors = peft.get_peft_model_state_dict(self._wrapped, save_embedding_layers=False)
-        record = self._wrapped.peft_config["default"].to_dict()
-        # PEFT keeps target modules as a set: sort them so that equal adapters have equal bytes.
-        settings = {key: _plain(value) for key, value in sorted(record.items())}
         copies = {name: tensor.detach().float().clone() for name, tensor in tensors.items()}
-        return Adapter(self.name, copies, settings)
+        return Adapter(self.name, copies, settings_of(self._wrapped.peft_config["default"]))
 
     def detach(self) -> None:
         """Put the original modules back; the base weights were never written."""
@@ -130,11 +116,14 @@ class Lora(Architecture):
     def fold(cls, adapter: Adapter, weights: dict[str, Tensor]) -> None:
         """W += (alpha / rank) B A, in fp32."""
         scale = float(adapter.settings["lora_alpha"]) / int(adapter.settings["r"])
+        # PEFT notes where a model keeps its matrices transposed, as GPT-2 does.
+        transposed = bool(adapter.settings.get("fan_in_fan_out"))
         for key, a in sorted(adapter.tensors.items()):
             match = _KEY.match(key)
             if match:
-                b = adapter.tensors[f"{_PREFIX}{match['path']}.lora_B.weight"]
-                weights[f"{match['path']}.weight"] += scale * (b.float() @ a.float())
+                b = adapter.tensors[f"{PREFIX}{match['path']}.lora_B.weight"]
+                change = scale * (b.float() @ a.float())
+                weights[f"{match['path']}.weight"] += change.t() if transposed else change
 
     def storage_bytes(self, setting: Setting) -> int:
         """4 * rank * (in + out) summed over the targeted maps."""
@@ -148,8 +137,8 @@ class Lora(Architecture):
         found = {}
         for path in self._targets(setting):
             rows, columns = modules[path].weight.shape
-            found[f"{_PREFIX}{path}.lora_A.weight"] = meta_parameter(self.config.rank, columns)
-            found[f"{_PREFIX}{path}.lora_B.weight"] = meta_parameter(rows, self.config.rank)
+            found[f"{PREFIX}{path}.lora_A.weight"] = meta_parameter(self.config.rank, columns)
+            found[f"{PREFIX}{path}.lora_B.weight"] = meta_parameter(rows, self.config.rank)
         return found
 
 
@@ -160,8 +149,11 @@ def _is_plain(module: Any) -> bool:
 def _forward(module: Any, inputs: Tensor) -> Tensor:
     """What PEFT's layer computes, in fewer passes over memory."""
     a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
-    scale = module.scaling["default"]
-    layer = module.base_layer
+    return changed(inputs, module.base_layer, a, b, module.scaling["default"])
+
+
+def changed(inputs: Tensor, layer: nn.Linear, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """What a linear map and its low-rank change give: ``layer(x) + scale x A^T B^T``."""
     out: Tensor = _Changed.apply(inputs, layer.weight, layer.bias, a, b, scale)  # type: ignore[no-untyped-call]
     return out
 
@@ -206,12 +198,37 @@ class _Changed(torch.autograd.Function):
         return found, None, None, d_a, d_b, None
 
 
+def targeted(setting: Setting, targets: str, layers: float) -> list[str]:
+    """Paths of the linear maps that are to be changed.
+
+    Raises:
+        UnsupportedModelError: there are none.
+    """
+    paths = list(setting.loaded.profile.lora_targets)
+    kinds = {"mlp": (".mlp.", ".feed_forward."), "attention": ("attn.", "attention.")}
+    if targets != "all":
+        paths = [p for p in paths if any(k in p for k in kinds[targets])]
+    paths = _highest(paths, layers)
+    if not paths:
+        raise UnsupportedModelError(
+            f"{setting.loaded.source} has no linear maps that LoRA can extend ({targets}).",
+            remedy="Use the architecture 'full' or another choice of targets.",
+        )
+    return paths
+
+
 def _highest(paths: list[str], share: float) -> list[str]:
     """The paths in the highest share of the layers; those outside of layers stay."""
     numbers = [next((int(p) for p in path.split(".") if p.isdigit()), None) for path in paths]
     layers = sorted({number for number in numbers if number is not None})
     lowest = layers[-max(1, round(share * len(layers)))] if layers else 0
     return [p for p, n in zip(paths, numbers, strict=True) if n is None or n >= lowest]
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """What PEFT writes into its settings file, as JSON-ready values in one order."""
+    # PEFT keeps target modules as a set: sort them so that equal adapters have equal bytes.
+    return {key: _plain(value) for key, value in sorted(config.to_dict().items())}
 
 
 def _plain(value: Any) -> Any:

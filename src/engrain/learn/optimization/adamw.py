@@ -4,7 +4,11 @@ Source: Loshchilov and Hutter, arXiv 1711.05101, algorithm 2. Two fp32 moments f
 number, decay applied to the weight and not to the gradient. The learning rate warms up linearly,
 then falls along a cosine to ``final_fraction`` of its peak; the global gradient norm is clipped.
 
-Memory: 8 bytes for each trained number. No memory-efficient optimizer beats it where it fits.
+Vectors that come and go one by one (:func:`engrain.learn.update.by_vector`) have step counts of
+their own, and so a bias correction of their own.
+
+Memory: 8 bytes for each trained number, and 4 for each step count. No memory-efficient optimizer
+beats it where it fits.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from torch.optim.adam import adam
 from engrain.learn.passes import Move
 from engrain.learn.registry import register
 from engrain.learn.technique import option
-from engrain.learn.update import PerParameter, UpdateConfig
+from engrain.learn.update import PerParameter, UpdateConfig, counts
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,16 @@ def moments(parameter: Tensor) -> dict[str, Tensor]:
     """Fresh fp32 moments of a parameter and its step count."""
     zeros = {"exp_avg": 0, "exp_avg_sq": 0}
     state = {key: torch.zeros_like(parameter, dtype=torch.float32) for key in zeros}
-    return {"step": torch.zeros((), dtype=torch.float32), **state}
+    return {"step": counts(parameter), **state}
 
 
 def adamw_step(
     state: dict[str, Tensor], weight: Tensor, gradient: Tensor, rate: float, config: AdamWConfig
 ) -> None:
     """Move an fp32 weight by AdamW's rule, in place."""
+    if state["step"].ndim:
+        _step_by_vector(state, weight, gradient, rate, config)
+        return
     adam(
         [weight],
         [gradient],
@@ -96,3 +103,16 @@ def adamw_step(
         maximize=False,
         decoupled_weight_decay=True,
     )
+
+
+def _step_by_vector(
+    state: dict[str, Tensor], weight: Tensor, gradient: Tensor, rate: float, config: AdamWConfig
+) -> None:
+    """The same rule where each vector has its own step count: torch's kernel takes one only."""
+    first, second, count = state["exp_avg"], state["exp_avg_sq"], state["step"].add_(1)
+    weight.mul_(1 - rate * config.weight_decay)
+    first.lerp_(gradient, 1 - config.beta1)
+    second.mul_(config.beta2).addcmul_(gradient, gradient, value=1 - config.beta2)
+    size = rate / (1 - config.beta1**count)
+    root = (second / (1 - config.beta2**count)).sqrt_().add_(config.epsilon)
+    weight.addcdiv_(first * size, root, value=-1)
