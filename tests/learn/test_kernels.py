@@ -301,7 +301,7 @@ def test_steps_by_product_learn_what_ordinary_steps_learn(rule: str) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(passes, "LONGEST", longest)
             runs.append(lived(loaded, rule, release=release))
-    product, formed, *ordinary = runs
+    _, formed, *ordinary = runs
     for other in ordinary:
         assert other.losses == formed.losses
     whole = [
