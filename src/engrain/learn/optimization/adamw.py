@@ -47,8 +47,10 @@ class AdamW(PerParameter):
         return moments(parameter)
 
     def one_pass(self, name: str, rate: float) -> Move | None:
-        """Weight, gradient and both moments are read once."""
+        """Weight, gradient and both moments are read once; not where vectors count alone."""
         state, config = self._state[name], self.config
+        if state["step"].ndim:
+            return None
         count = float(state["step"]) + 1
         return Move(
             "adamw",
