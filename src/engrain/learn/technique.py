@@ -9,8 +9,8 @@ The learner calls, for every lesson::
     architecture.adapter, architecture.detach
 
 Inside a step an optimization asks its rules (:class:`Rule`): ``begin`` and ``moves`` before the
-forward, ``gradient`` and ``moved`` around each parameter's change, ``end`` after all of them. Then
-``architecture.stepped`` may rearrange what it trains.
+forward, ``rate`` for the step size, ``gradient`` and ``moved`` around each parameter's change,
+``end`` after all of them. Then ``architecture.stepped`` may rearrange what it trains.
 
 A technique's hyper-parameters are a frozen dataclass ``Config`` whose fields carry
 ``metadata={"help": ...}``; build fields with :func:`option`. State that a resumed run needs goes
@@ -256,6 +256,10 @@ class Rule(Technique):
     def moves(self, name: str, step: int) -> bool:
         """Whether a parameter moves in this step; one that does not gets no gradient at all."""
         return True
+
+    def rate(self, rate: float, step: int) -> float:
+        """The step size of a step, given what the schedule makes it."""
+        return rate
 
     def gradient(self, name: str, weight: Tensor, gradient: Tensor, step: int) -> Tensor:
         """The gradient that the optimization is given; may be changed in place."""

@@ -75,7 +75,14 @@ class PerParameter(Optimization):
         raise NotImplementedError
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0: linear warm-up, then a cosine."""
+        """The learning rate of a step: the schedule's, then what the rules make of it."""
+        rate = self.scheduled(step)
+        for rule in self._rules:
+            rate = rule.rate(rate, step)
+        return rate
+
+    def scheduled(self, step: int) -> float:
+        """The schedule's rate of a step, counted from 0: linear warm-up, then a cosine."""
         warm = max(1, round(self.config.warmup * self._steps))
         if step < warm:
             return float(self.config.learning_rate * (step + 1) / warm)
