@@ -131,6 +131,9 @@ class PerParameter(Optimization):
             self._state[name] = self.state(name, parameter)
         for rule in self._rules:
             gradient = rule.gradient(name, whole, gradient, step)
+        if gradient.stride() != whole.stride():
+            # torch's fused steps walk through memory and do not look at strides.
+            gradient = torch.empty_like(whole).copy_(gradient)
         before = whole.clone() if self._correct else whole
         self.move(name, whole, gradient, self.rate(step), step)
         for rule in self._rules:

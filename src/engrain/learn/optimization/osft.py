@@ -1,9 +1,9 @@
 """OSFT: the largest singular directions of each matrix stay as they are, all learning avoids them.
 
-Source: Nayak et al., arXiv 2504.07097 (adaptive SVD, sections 3 and 4); the projection after the
-step is mini_trainer's, the authors' code. At the start of a lesson each matrix of a layer is split,
-W = U S V^T with S falling; its first k singular triplets (U_h, S_h, V_h) are frozen. With
-P = U_h U_h^T and Q = V_h V_h^T:
+Source: Nayak et al., arXiv 2504.07097 (adaptive SVD); the strict form and the projection after the
+step are those of mini_trainer, the authors' code. At the start of a lesson each
+matrix of a layer is split, W = U S V^T with S falling; its first k singular triplets (U_h, S_h,
+V_h) are frozen. With P = U_h U_h^T and Q = V_h V_h^T:
 
     strict       G <- (I - P) G (I - Q);   after the step  W <- U_h S_h V_h^T + (I - P) W (I - Q)
     paper_block  G <- G - P G Q;           after the step  W <- W - P W Q + U_h S_h V_h^T.
@@ -15,13 +15,16 @@ W V_h = U_h S_h, so that an input in the span of V_h is answered as before. ``pa
 paper's equation, which removes only what joins two frozen directions; it guarantees no more than
 U_h^T W V_h = S_h.
 
-How many directions are frozen of a matrix with r = min(out, in), importance I of mean 1:
+How many directions are frozen of a matrix with r = min(out, in):
 
-    k = floor(r (least + I (share - least))),    I ~ mean over tokens of cos(x, W x)
+    equal        k = floor(r share)
+    importance   k = floor(r (least + I (share - least))),    I ~ mean over tokens of cos(x, W x),
 
-on texts that the model knows. The cosine exists where out = in; other matrices have I = 1, a
-negative mean counts as 0, and without any text all are 1: of that the paper says nothing. Its
-rates are least 0.1 and share 0.8. With the budget ``lessons`` the share is earlier / ``lessons``,
+I scaled to mean 1, on texts that the model knows; the paper's rates are least 0.1 and share 0.8.
+The cosine exists where out = in; other matrices have I = 1, a negative mean counts as 0, and
+without any text all are 1: of that the paper says nothing. ``equal`` is what the released codes do,
+and the default: in the pocket model the cosine of half of the square matrices is negative, and
+importance frees or freezes them nearly whole, as chance has it. With the budget ``lessons`` the share is earlier / ``lessons``,
 at most ``share``: the first lesson is free, each later one leaves less (the authors' advice in
 PEFT's documentation). A stream without an end needs the budget ``fixed``: capacity runs out.
 
@@ -52,6 +55,7 @@ from torch.nn.functional import cosine_similarity
 
 from engrain.data.examples import Example
 from engrain.errors import ConfigError
+from engrain.learn.compute import autocast
 from engrain.learn.divergence import known_texts
 from engrain.learn.registry import register
 from engrain.learn.technique import Rule, Setting, option
@@ -76,7 +80,7 @@ class OsftConfig:
     share: float = option(0.8, "share of the directions that is frozen, on average", low=0, high=1)
     least: float = option(0.1, "share frozen of a matrix of no importance", low=0, high=1)
     ranks: str = option(
-        "importance", "how the share is spread over matrices", choices=("importance", "equal")
+        "equal", "how the share is spread over matrices", choices=("equal", "importance")
     )
     rank: int = option(
         0, "directions frozen in every matrix; 0 goes by share, ranks and budget", low=0
@@ -124,7 +128,7 @@ class Osft(Rule):
                 "osft finds no matrix to hold: the recipe trains none of the model's own weights.",
                 remedy="Choose the architecture full.",
             )
-        self._split, self._earlier = {}, len(setting.earlier)
+        self._split, self._importance, self._earlier = {}, {}, len(setting.earlier)
 
     def _holds(self, name: str, parameter: Tensor) -> bool:
         inside = self.config.others == "hold" or bool(_IN_LAYER.search(name))
@@ -270,7 +274,8 @@ def importances(
     try:
         for example in examples:
             ids = torch.tensor([example.ids], device=setting.loaded.device)
-            model(input_ids=ids, use_cache=False)
+            with autocast():
+                model(input_ids=ids, use_cache=False)
     finally:
         for handle in handles:
             handle.remove()

@@ -21,7 +21,8 @@ A bound does what a penalty (``kl_anchor``) can't: nothing is paid inside it, an
 the lesson's loss. The optimizer's moments are left as they are.
 
 Memory: a copy of the trained parameters; 8 texts tokens top_k bytes of predictions, where top_k is
-at most the vocabulary; while it goes back one more copy, in the place of gradients that are gone.
+at most the vocabulary; the logits of two texts while it checks; while it goes back one more copy,
+in the place of gradients that are gone.
 Time: a forward over the texts at each check, ``tries`` more where it goes back. All of it happens
 after every parameter has moved, so steps may be taken inside backward. Not for architectures that
 rearrange what they train between two steps: a way back over a merge is no way back.
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 class TrustPredictionsConfig:
     """Hyper-parameters of the trust region of the predictions."""
 
-    radius: float = option(0.05, "largest mean divergence, in nats a token", low=0.0)
+    radius: float = option(0.1, "largest mean divergence, in nats a token", low=0.0)
     every: int = option(8, "steps from one check to the next", low=1)
     tries: int = option(4, "halvings in the search for the way back", low=1, high=20)
     back_to: str = option(
@@ -57,7 +58,7 @@ class TrustPredictionsConfig:
         "along which change: since the lesson's start, or since the last check",
         choices=("start", "checked"),
     )
-    slower: float = option(0.5, "factor of the rate after going back", low=0.01, high=1.0)
+    slower: float = option(0.8, "factor of the rate after going back", low=0.01, high=1.0)
     texts: int = option(32, "texts whose predictions are held", low=1)
     max_tokens: int = option(128, "longest general text in tokens", low=8)
     top_k: int = option(256, "likeliest tokens that are told apart", low=1)

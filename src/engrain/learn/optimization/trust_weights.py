@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 class TrustWeightsConfig:
     """Hyper-parameters of the trust region of the weights."""
 
-    share: float = option(0.03, "largest change as a share of a parameter's norm", low=0.0)
+    share: float = option(0.01, "largest change as a share of a parameter's norm", low=0.0)
     since: str = option(
         "lesson", "whether the lesson's change is held or a step's", choices=("lesson", "step")
     )
@@ -65,8 +65,7 @@ class TrustWeights(Rule):
         centre = before
         if self.config.since == "lesson":
             if name not in self._centres:
-                kept = before.to(self._parameters[name].dtype)
-                self._centres[name] = kept.clone() if kept is before else kept
+                self._centres[name] = before.to(self._parameters[name].dtype)
             centre = self._centres[name].float()
         change = weight - centre
         radius = self.config.share * float(torch.linalg.vector_norm(centre))
