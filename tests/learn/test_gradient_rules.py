@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from engrain.data.lessons import Lesson, TrainingText, chat
 from engrain.errors import ConfigError
 from engrain.learn import registry
+from engrain.learn.divergence import known_texts
 from engrain.learn.fold import fold
 from engrain.learn.learner import Learner, LearnResult
 from engrain.learn.optimization.osft import Osft, importances, split
@@ -602,6 +604,20 @@ def test_predictions_can_not_be_held_without_texts() -> None:
     with pytest.raises(ConfigError, match="no text on which to measure") as caught:
         learned(recipe([("trust_predictions", {})]), earlier=[], anchors=[])
     assert "trust_weights" in caught.value.remedy
+
+
+def test_what_a_lesson_corrects_is_not_held() -> None:
+    """The new lesson tells boat and kite anew: of the old one nothing is known any more."""
+    setting = setting_of(tiny_model("llama"))
+    old = sample_lesson("old", "Corvath")
+    taught, general = known_texts(setting, 64, "x")
+    assert {example.lesson for example in taught} == {"old"} and len(general) == len(ANCHORS)
+    replaced, _ = known_texts(replace(setting, earlier=[old]), 64, "x")
+    about = {example.ids for example in replaced}
+    assert about.isdisjoint(setting.encode(text, "old").ids for text in old.facts())
+    # Half and half, where both are there.
+    taught, general = known_texts(setting, 3, "x")
+    assert (len(taught), len(general)) == (1, 2)
 
 
 # All of them

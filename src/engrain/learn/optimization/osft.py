@@ -1,9 +1,9 @@
 """OSFT: the largest singular directions of each matrix stay as they are, all learning avoids them.
 
 Source: Nayak et al., arXiv 2504.07097 (adaptive SVD); the strict form and the projection after the
-step are those of mini_trainer, the authors' code. At the start of a lesson each
-matrix of a layer is split, W = U S V^T with S falling; its first k singular triplets (U_h, S_h,
-V_h) are frozen. With P = U_h U_h^T and Q = V_h V_h^T:
+step are those of mini_trainer, the authors' code. At the start of a lesson each matrix of a layer
+is split, W = U S V^T with S falling; its first k singular triplets (U_h, S_h, V_h) are frozen. With
+P = U_h U_h^T and Q = V_h V_h^T:
 
     strict       G <- (I - P) G (I - Q);   after the step  W <- U_h S_h V_h^T + (I - P) W (I - Q)
     paper_block  G <- G - P G Q;           after the step  W <- W - P W Q + U_h S_h V_h^T.
@@ -24,13 +24,15 @@ I scaled to mean 1, on texts that the model knows; the paper's rates are least 0
 The cosine exists where out = in; other matrices have I = 1, a negative mean counts as 0, and
 without any text all are 1: of that the paper says nothing. ``equal`` is what the released codes do,
 and the default: in the pocket model the cosine of half of the square matrices is negative, and
-importance frees or freezes them nearly whole, as chance has it. With the budget ``lessons`` the share is earlier / ``lessons``,
-at most ``share``: the first lesson is free, each later one leaves less (the authors' advice in
-PEFT's documentation). A stream without an end needs the budget ``fixed``: capacity runs out.
+importance frees or freezes them nearly whole, as chance has it.
 
-This differs from the released code, which trains the factors of the low part: here the weight
-itself is trained. The weights that can be reached under ``strict`` are the same; the moments of
-the optimizer are those of the weight, not of its factors, and need half the memory.
+With the budget ``lessons`` the share is earlier / ``lessons``, at most ``share``: the first lesson
+is free, each later one leaves less (the authors' advice in PEFT's documentation). A stream without
+an end needs the budget ``fixed``: capacity runs out.
+
+This differs from the released codes, which train the factors of the low part: here the weight
+itself is trained. Under ``strict`` the weights that can be reached are the same, and no weight is
+rebuilt in the forward; the optimizer's moments are those of the whole weight.
 
 Memory, long side l, short side s: 4 (l k + k + s^2) bytes a matrix under ``strict``,
 4 k (l + s + 1) under ``paper_block``. Time at the start of a lesson: one eigendecomposition of an
