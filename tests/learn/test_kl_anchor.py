@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from engrain.data.lessons import Lesson, TrainingText, chat
-from engrain.learn.regularization.kl_anchor import KlAnchor, KlAnchorConfig, coarse_kl
+from engrain.learn.divergence import coarse_kl
+from engrain.learn.regularization.kl_anchor import KlAnchor, KlAnchorConfig
 from engrain.learn.technique import Setting
 from engrain.model.loading import LoadedModel
 from engrain.model.testing import tiny_model

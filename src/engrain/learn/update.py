@@ -126,7 +126,14 @@ class PerParameter(Optimization):
         """After a step that :meth:`one_pass` described was taken."""
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step, counted from 0: linear warm-up, then a cosine."""
+        """The learning rate of a step: the schedule's, then what the rules make of it."""
+        rate = self.scheduled(step)
+        for rule in self._rules:
+            rate = rule.rate(rate, step)
+        return rate
+
+    def scheduled(self, step: int) -> float:
+        """The schedule's rate of a step, counted from 0: linear warm-up, then a cosine."""
         warm = max(1, round(self.config.warmup * self._steps))
         if step < warm:
             return float(self.config.learning_rate * (step + 1) / warm)
@@ -163,14 +170,7 @@ class PerParameter(Optimization):
                 self.update(name, step)
         for rule in self._rules:
             rule.end(step)
-        return self._pace(step)
-
-    def _pace(self, step: int) -> float:
-        """The schedule's learning rate as the rules leave it."""
-        rate = self.rate(step)
-        for rule in self._rules:
-            rate = rule.rate(rate, step)
-        return rate
+        return self.rate(step)
 
     @torch.no_grad()
     def update(self, name: str, step: int) -> None:
@@ -194,8 +194,11 @@ class PerParameter(Optimization):
         whole = weight.float()
         for rule in self._rules:
             gradient = rule.gradient(name, whole, gradient, step)
+        if gradient.stride() != whole.stride():
+            # torch's fused steps walk through memory and do not look at strides.
+            gradient = torch.empty_like(whole).copy_(gradient)
         before = whole.clone() if self._correct else whole
-        self.move(name, whole, gradient, self._pace(step), step)
+        self.move(name, whole, gradient, self.rate(step), step)
         for rule in self._rules:
             rule.moved(name, before, whole, step)
         if weight.dtype != torch.float32:

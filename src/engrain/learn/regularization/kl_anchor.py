@@ -31,6 +31,7 @@ from torch import Tensor
 from engrain.data.examples import Batch, Example
 from engrain.data.lessons import TrainingText
 from engrain.learn.compute import autocast, hidden_logits
+from engrain.learn.divergence import coarse_kl
 from engrain.learn.registry import register
 from engrain.learn.technique import Regularization, Setting, StepCost, option
 
@@ -142,14 +143,3 @@ class KlAnchor(Regularization):
         dearest = max(sizes, key=lambda item: item[0] * token + item[1] * target, default=(0, 0))
         kept = 12 * min(self.config.top_k or size, size) * sum(targets for _, targets in sizes)
         return StepCost(kept, *dearest)
-
-
-def coarse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL between two distributions given at the same outcomes, the rest as one more outcome.
-
-    ``log_p``, ``log_q``: ``(tokens, kept)``. Gives ``(tokens,)``, each at least 0.
-    """
-    inside = (log_p.exp() * (log_p - log_q)).sum(-1)
-    rest_p = (1 - log_p.exp().sum(-1)).clamp_min(1e-7)
-    rest_q = (1 - log_q.exp().sum(-1)).clamp_min(1e-7)
-    return inside + rest_p * (rest_p.log() - rest_q.log())
