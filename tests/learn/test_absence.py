@@ -57,6 +57,23 @@ def test_weights_of_a_step_are_those_after_undoing_the_missing_lesson(architectu
     assert seen == {"boat", "cat"}
 
 
+def test_a_step_that_would_be_lost_is_refused() -> None:
+    """Full weights that step inside backward would step on what is put back afterwards."""
+    loaded, adapters = taught("full")
+    recipe = replace(
+        RECIPE,
+        architecture=Choice("full"),
+        optimization=Choice("sgd", {"clip": 0.0}),
+        gradient_release=True,
+        absence=0.5,
+    )
+    with pytest.raises(ConfigError, match="while an earlier lesson is missing"):
+        Learner(recipe).run(loaded, lesson_on("car"), earlier=OLD, adapters=adapters)
+    Learner(replace(recipe, architecture=Choice("lora"))).run(
+        loaded, lesson_on("car"), earlier=OLD, adapters=adapters
+    )
+
+
 def test_extended_maps_lack_the_missing_lesson_too() -> None:
     """The first loss is that of the weights without it, whatever stands around them."""
     loaded, adapters = taught()

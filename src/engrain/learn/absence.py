@@ -14,15 +14,16 @@ adapter, taken from the weights, in such a step.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
+from engrain.errors import ConfigError
 from engrain.learn import registry
 from engrain.learn.technique import Architecture, Setting
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from engrain.model.adapter import Adapter
 
@@ -39,6 +40,21 @@ class Absence:
         self._lessons = list(zip(setting.earlier, adapters, strict=True)) if share else []
         self._parameters = dict(setting.loaded.model.named_parameters()) if self._lessons else {}
         self._whole = {name: parameter.data for name, parameter in self._parameters.items()}
+
+    def refuse_steps_inside(self, trained: Mapping[str, nn.Parameter]) -> None:
+        """Refuse weights that would take their step while a lesson is missing from them.
+
+        Raises:
+            ConfigError: a trained parameter is a weight that lessons are taken out of.
+        """
+        own = {id(parameter) for parameter in self._parameters.values()}
+        found = next((name for name, p in trained.items() if id(p) in own), None)
+        if found is not None:
+            raise ConfigError(
+                f"{found} would take its step inside backward while an earlier lesson is missing "
+                "from it, and lose the step when the lesson comes back.",
+                remedy="Set absence to 0, or gradient_release to false.",
+            )
 
     @contextmanager
     def of(self, step: int) -> Iterator[str]:

@@ -13,10 +13,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from engrain.errors import ResumeError
+from engrain.model import kernels
 from engrain.model.hardware import compute_type
 
 if TYPE_CHECKING:
     from engrain.learn.technique import Technique
+
+
+def _computed() -> str:
+    """What decides the last bits of a step in this process."""
+    name = kernels.name()
+    return f"{compute_type()} with the kernels {name}" if name else f"{compute_type()} in torch"
 
 
 class Checkpoint:
@@ -44,7 +51,7 @@ class Checkpoint:
         }
         # float.hex keeps every bit of the losses.
         history = json.dumps([float(loss).hex() for loss in losses])
-        metadata = {"run": self._run, "losses": history, "compute": compute_type()}
+        metadata = {"run": self._run, "losses": history, "compute": _computed()}
         raw = save(tensors, metadata=metadata)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._path.with_suffix(".part")
@@ -82,12 +89,13 @@ class Checkpoint:
                 f"The checkpoint {self._path} is of another lesson, recipe, seed or model.",
                 remedy="Delete it to learn the lesson from its first step.",
             )
-        computed = header.get("compute", compute_type())
-        if computed != compute_type():
+        computed = header.get("compute", _computed())
+        if computed != _computed():
             raise ResumeError(
                 f"The checkpoint {self._path} was computed in {computed}, and this process "
-                f"computes in {compute_type()}: it could not continue to the bit.",
-                remedy=f"Set model.compute to {computed}, or delete the file to begin anew.",
+                f"computes in {_computed()}: it could not continue to the bit.",
+                remedy="Set model.compute as it was, with the same kernels (`engrain doctor`), or "
+                "delete the file to begin anew.",
             )
         for place, technique in self._techniques.items():
             prefix = f"{place}|"

@@ -146,6 +146,7 @@ class Learner:
                 release = None
                 if self.recipe.gradient_release:
                     release = GradientRelease(optimization, architecture.parameters())
+                    absence.refuse_steps_inside(architecture.parameters())
                     ways.enter_context(release.hooked(lambda: step))
                 ways.enter_context(compacted(loaded, release))
                 if self.recipe.recompute:

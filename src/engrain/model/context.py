@@ -100,16 +100,44 @@ def compute_context(
 def extend(loaded: LoadedModel, cache: Cache, ids: Tensor) -> None:
     """Append tokens ``(rows, seq)`` to a cache, some at a time; their logits are not computed."""
     done = cache.get_seq_length()
-    for part in ids.split(PREFILL, dim=1):
-        positions = torch.arange(done, done + part.shape[1], device=ids.device)
-        loaded.model(
-            input_ids=part,
-            position_ids=positions.expand(part.shape[0], -1),
-            **cache_argument(loaded.model, cache),
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        done += part.shape[1]
+    with _filling(loaded):
+        for part in ids.split(PREFILL, dim=1):
+            positions = torch.arange(done, done + part.shape[1], device=ids.device)
+            loaded.model(
+                input_ids=part,
+                position_ids=positions.expand(part.shape[0], -1),
+                **cache_argument(loaded.model, cache),
+                use_cache=True,
+                logits_to_keep=1,
+            )
+            done += part.shape[1]
+
+
+@contextmanager
+def _filling(loaded: LoadedModel) -> Iterator[None]:
+    """Let a cache be filled by the attention kernel, where it knows the model's attention.
+
+    Torch's own attention in bf16 multiplies in fp32 on processors whose vendor library has no bf16
+    product.
+    """
+    config: Any = loaded.model.config.get_text_config(decoder=True)
+    kind = loaded.dtype
+    if torch.is_autocast_enabled(loaded.device.type):
+        kind = torch.get_autocast_dtype(loaded.device.type)
+    known = (
+        loaded.profile.cache_kind == "kv"
+        and not getattr(config, "attn_logit_softcapping", None)
+        and all(attends(kind, layer.head_dim, None) for layer in loaded.profile.layers)
+        and not objection(loaded)
+    )
+    if not known:
+        yield
+        return
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _attention)
+    with attending_again(loaded.model, Attended(filling=True), NAME):
+        yield
 
 
 # Attention
@@ -153,10 +181,14 @@ class Packing:
 
 @dataclass(frozen=True, eq=False)
 class Attended:
-    """The context of the forward that is running, and what its layers share."""
+    """The context of the forward that is running, and what its layers share.
+
+    ``filling``: keys and values come with all that a cache holds before the forward's own tokens.
+    """
 
     context: Context | None = None
     packing: Packing | None = None
+    filling: bool = False
     masks: dict[tuple[int, ...], tuple[Tensor | None, Tensor]] = field(default_factory=dict)
 
     def of(self, rows: int, tokens: int, window: int | None) -> tuple[Tensor | None, Tensor]:
@@ -253,9 +285,15 @@ def _attention(
         query, key, value = packing.padded(query), packing.padded(key), packing.padded(value)
     rows, _, tokens, width = query.shape
     frozen: tuple[Tensor | None, Tensor | None] = (None, None)
+    lengths = None if seen.context is None else seen.context.lengths_of(rows)
     if seen.context is not None:
         layer = int(module.layer_idx)
         frozen = seen.context.keys[layer], seen.context.values[layer]
+    elif seen.filling and key.shape[2] > tokens:
+        held = key.shape[2] - tokens
+        frozen = key[:, :, :held], value[:, :, :held]
+        key, value = key[:, :, held:], value[:, :, held:]
+        lengths = torch.full((rows,), held, dtype=torch.int64)
     scale = width**-0.5 if scaling is None else float(scaling)
     kind = query.dtype if frozen[0] is None else frozen[0].dtype
     if torch.is_autocast_enabled(query.device.type):
@@ -263,7 +301,6 @@ def _attention(
     if attends(kind, width, softcap):
         own = [part.to(kind).transpose(1, 2) for part in (query, key, value)]
         before_key, before_value = (None if part is None else part.to(kind) for part in frozen)
-        lengths = None if seen.context is None else seen.context.lengths_of(rows)
         around = Seen.of(before_key, before_value, lengths, sliding_window or 0, scale)
         found = attend(own[0], own[1], own[2], around).to(query.dtype)
         return (found if packing is None else packing.packed(found.transpose(1, 2))), None
@@ -427,6 +464,8 @@ def objection(loaded: LoadedModel) -> str:
     """
     verdict: str | None = getattr(loaded.model, _CHECKED, None)
     if verdict is None:
+        # What is measured is measured on the model's own attention.
+        setattr(loaded.model, _CHECKED, "it is being measured")
         verdict = _agreement(loaded)
         setattr(loaded.model, _CHECKED, verdict)
     return verdict
