@@ -21,13 +21,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from engrain.data.examples import Example
+from engrain.learn.compact import compacted
 from engrain.learn.compute import SHORT, autocast, has_bf16
 from engrain.learn.technique import (
     Architecture,
@@ -38,7 +40,7 @@ from engrain.learn.technique import (
     Rule,
     Setting,
 )
-from engrain.model.context import objection
+from engrain.model.context import attending, objection
 
 if TYPE_CHECKING:
     from engrain.learn.recipe import Recipe
@@ -95,7 +97,8 @@ def training_bytes(recipe: Recipe, setting: Setting) -> dict[str, int]:
     kept = representation.graph_tokens(step.tokens, step.targets, step.rows)
     anchored = sum(cost.tokens for cost in costs)
     layers = _layers_above(loaded, trained)
-    within, between = layer_bytes(loaded), 4 * profile.hidden_size
+    own = dict(loaded.model.named_parameters())
+    within, between = layer_bytes(loaded, trained.keys() <= own.keys()), 4 * profile.hidden_size
     if recipe.recompute:
         # Only what goes from layer to layer is kept, and one layer is run again at a time.
         deep = layers * between + within
@@ -122,8 +125,12 @@ def training_bytes(recipe: Recipe, setting: Setting) -> dict[str, int]:
     return {**parts, "adapter": parts["adapter"] + max(0, missing)}
 
 
-def layer_bytes(loaded: LoadedModel) -> float:
-    """Bytes that a layer keeps of a token for backward: autograd's own count on a few tokens."""
+def layer_bytes(loaded: LoadedModel, plain: bool = False) -> float:
+    """Bytes that a layer keeps of a token for backward: autograd's own count on a few tokens.
+
+    ``plain`` layers, which nothing was added to, may be single steps of the graph
+    (:mod:`engrain.learn.compact`).
+    """
     layers = len(loaded.profile.layers)
     parameters = list(loaded.model.parameters())
     weights = {parameter.untyped_storage().data_ptr() for parameter in parameters}
@@ -137,12 +144,22 @@ def layer_bytes(loaded: LoadedModel) -> float:
 
     trained = [parameter.requires_grad for parameter in parameters]
     ids = torch.zeros(1, PROBED, dtype=torch.long, device=loaded.device)
+    arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False, "output_hidden_states": True}
+    ways = ExitStack()
+    if plain and not objection(loaded):
+        ways.enter_context(attending(loaded.model))
+        ways.enter_context(compacted(loaded))
+        arguments["position_ids"] = torch.arange(PROBED, device=loaded.device)[None]
     try:
         for parameter in parameters:
             parameter.requires_grad_(parameter.is_floating_point())
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast():
+        with (
+            ways,
+            torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+            autocast(),
+        ):
             # The output is held until the count is done: what is freed gives its place to others.
-            output = loaded.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+            output = loaded.model(**arguments)
         del output
     finally:
         for parameter, before in zip(parameters, trained, strict=True):
