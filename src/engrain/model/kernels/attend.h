@@ -219,7 +219,7 @@ INLINE void attend_chunk(const int type, const struct attention *a, int64_t row,
         put_input(type, inputs, i, turned[i]);
     const char *keys = (const char *)a->cache->keys + (begin + from * dim) * size;
     const char *values = (const char *)a->cache->values + (begin + from * dim) * size;
-    product(type, keys, dim, to - from, inputs, dim, group, dim, scores, CHUNK);
+    product(type, keys, dim, to - from, values, inputs, dim, group, dim, scores, CHUNK);
     for (int64_t h = 0; h < group; h++) {
         float *own = partial + h * chunks * width;
         soften(type, heads, a->bias, row * count + from, to - from, scores + h * CHUNK, own + dim,

@@ -95,26 +95,25 @@ static struct room room_of(const struct model *model, const struct step *step) {
     return room;
 }
 
-/* The part of the outputs of `count` maps of one input that thread `me` of `all` computes. */
-static void maps(int type, const struct matrix *const *matrices, int count, const void *input,
-                 int64_t input_stride, int64_t rows, float *out, int64_t out_stride, int me,
-                 int all) {
-    int64_t blocks = 0, before = 0, first, last;
-    for (int i = 0; i < count; i++)
-        blocks += (matrices[i]->rows + TILE_ROWS - 1) / TILE_ROWS;
-    share(blocks, 1, me, all, &first, &last);
-    for (int i = 0; i < count; i++) {
-        const struct matrix *matrix = matrices[i];
-        int64_t own = (matrix->rows + TILE_ROWS - 1) / TILE_ROWS;
-        int64_t from = (larger(first, before) - before) * TILE_ROWS;
-        int64_t to = (last - before) * TILE_ROWS;
-        if (to > matrix->rows)
-            to = matrix->rows;
-        if (from < to)
-            product_rows(type, matrix, from, to, input, input_stride, rows, out, out_stride);
-        before += own;
-        out += matrix->rows;
-    }
+/* The rows of a matrix that thread `me` of `all` multiplies. */
+INLINE void own_rows(const struct matrix *matrix, int me, int all, int64_t *from, int64_t *to) {
+    share(matrix->rows, TILE_ROWS, me, all, from, to);
+}
+
+/* Where those rows begin. */
+INLINE const char *own_start(const int type, const struct matrix *matrix, int me, int all) {
+    int64_t from, to;
+    own_rows(matrix, me, all, &from, &to);
+    return row_of(type, matrix, from);
+}
+
+/* A thread's part of the outputs of a map; `next` is what it reads afterwards. */
+INLINE void map(const int type, const struct matrix *matrix, const void *input,
+                int64_t input_stride, int64_t rows, float *out, int64_t out_stride,
+                const char *next, int me, int all) {
+    int64_t from, to;
+    own_rows(matrix, me, all, &from, &to);
+    product_rows(type, matrix, from, to, next, input, input_stride, rows, out, out_stride);
 }
 
 /* The norm of each row (none: the row itself), as a product takes it. */
@@ -169,11 +168,11 @@ INLINE void activate(const int type, int64_t activation, const float *gate, cons
 INLINE void feed(const int type, const struct layer *layer, const struct room *room, const void *y,
                  int64_t rows, int me, int all) {
     int64_t from, to;
-    share(layer->gate.rows, TILE_ROWS, me, all, &from, &to);
-    product_rows(type, &layer->gate, from, to, y, room->y_stride, rows, room->gate,
-                 room->inner_stride);
-    product_rows(type, &layer->up, from, to, y, room->y_stride, rows, room->up,
-                 room->inner_stride);
+    own_rows(&layer->gate, me, all, &from, &to);
+    product_rows(type, &layer->gate, from, to, own_start(type, &layer->up, me, all), y,
+                 room->y_stride, rows, room->gate, room->inner_stride);
+    product_rows(type, &layer->up, from, to, own_start(type, &layer->down, me, all), y,
+                 room->y_stride, rows, room->up, room->inner_stride);
     for (int64_t row = 0; row < rows; row++) {
         int64_t at = row * room->inner_stride + from;
         activate(type, layer->activation, room->gate + at, room->up + at, to - from, room->inner,
@@ -186,10 +185,11 @@ INLINE void finish(const int type, const struct model *model, const struct step 
                    int64_t y_stride, float *room, int me, int all) {
     const struct matrix *head = &model->head;
     int64_t from, to;
-    share(head->rows, TILE_ROWS, me, all, &from, &to);
+    own_rows(head, me, all, &from, &to);
     for (int64_t at = from; at < to; at += LOGITS) {
         int64_t end = at + LOGITS < to ? at + LOGITS : to;
-        product_rows(type, head, at, end, y, y_stride, step->rows, room - at, LOGITS);
+        const char *next = row_of(type, head, end < to ? end : from);
+        product_rows(type, head, at, end, next, y, y_stride, step->rows, room - at, LOGITS);
         for (int64_t row = 0; row < step->rows; row++)
             for (int64_t i = at; i < end; i++) {
                 float logit = room[row * LOGITS + i - at];
@@ -219,8 +219,8 @@ INLINE void run(const int type, const struct model *model, const struct step *st
         x[i] = load_as(type, step->input, i);
     for (int64_t i = 0; i < model->layers; i++) {
         const struct layer *layer = &model->layer[i];
-        const struct matrix *joint[] = {&layer->query, &layer->key, &layer->value};
-        const struct matrix *out[] = {&layer->out}, *down[] = {&layer->down};
+        const struct matrix *after = i + 1 < model->layers ? &layer[1].query : &model->head;
+        const int64_t keys = layer->query.rows, values = keys + layer->key.rows;
         const struct attention attention = {
             .rows = rows,
             .stop = step->stop,
@@ -235,18 +235,25 @@ INLINE void run(const int type, const struct model *model, const struct step *st
             .partial_stride = room->partial_stride,
         };
         normed(type, &layer->before, x, width, rows, y, stride);
-        maps(type, joint, 3, y, stride, rows, room->joint, room->joint_stride, me, all);
+        map(type, &layer->query, y, stride, rows, room->joint, room->joint_stride,
+            own_start(type, &layer->key, me, all), me, all);
+        map(type, &layer->key, y, stride, rows, room->joint + keys, room->joint_stride,
+            own_start(type, &layer->value, me, all), me, all);
+        map(type, &layer->value, y, stride, rows, room->joint + values, room->joint_stride,
+            own_start(type, &layer->out, me, all), me, all);
         meet();
         attend(type, &attention, own + room->attend, me, all);
         meet();
         merge(type, &attention, (float *)(own + room->attend), y, stride);
-        maps(type, out, 1, y, stride, rows, room->mixed, width, me, all);
+        map(type, &layer->out, y, stride, rows, room->mixed, width,
+            own_start(type, &layer->gate, me, all), me, all);
         meet();
         settle(type, &layer->after, room->mixed, width, rows, x);
         normed(type, &layer->feed_before, x, width, rows, y, stride);
         feed(type, layer, room, y, rows, me, all);
         meet();
-        maps(type, down, 1, room->inner, room->inner_stride, rows, room->mixed, width, me, all);
+        map(type, &layer->down, room->inner, room->inner_stride, rows, room->mixed, width,
+            own_start(type, after, me, all), me, all);
         meet();
         settle(type, &layer->feed_after, room->mixed, width, rows, x);
     }

@@ -11,6 +11,11 @@
 /* Matrix rows and vectors that are multiplied at once; their sums stay in registers. */
 enum { TILE_ROWS = 4, TILE_INPUTS = 4 };
 
+/* Bytes by which reading runs ahead of multiplying. The processor's own prefetching loses its way
+ * among several rows: without this a third of the bandwidth is lost, and above 8 KiB nothing more
+ * is won (measured on Zen 4). */
+enum { AHEAD = 16384 };
+
 /* What multiplies what: floats; bf16 widened, and floats; bf16 and bf16, two at a time. */
 enum { PLAIN, WIDENED, PAIRED };
 
@@ -73,13 +78,15 @@ INLINE vec multiply(int kind, vec a, vec b, vec sum) {
 /* Adds the products of `count` columns, one step of a tile at most. */
 INLINE void tile_step(const int kind, const int rows, const int inputs, const char *weight,
                       int64_t stride, const char *input, int64_t input_stride, int64_t count,
-                      vec sums[TILE_ROWS][TILE_INPUTS]) {
+                      const char *ahead, vec sums[TILE_ROWS][TILE_INPUTS]) {
     vec x[TILE_INPUTS];
 #pragma GCC unroll 4
     for (int i = 0; i < inputs; i++)
         x[i] = load_inputs(kind, input + i * input_stride, count);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
+        // Line by line, as the rows lie in memory, whatever the order in which they are read here.
+        __builtin_prefetch(ahead + r * step_of(kind) * weight_size(kind), 0, 2);
         vec w = load_weights(kind, weight + r * stride, count);
 #pragma GCC unroll 4
         for (int i = 0; i < inputs; i++)
@@ -90,7 +97,7 @@ INLINE void tile_step(const int kind, const int rows, const int inputs, const ch
 /* `rows` rows of the matrix times `inputs` vectors; strides are in bytes. */
 INLINE void tile(const int kind, const int rows, const int inputs, const char *weight,
                  int64_t stride, const char *input, int64_t input_stride, int64_t columns,
-                 float *out, int64_t out_stride) {
+                 const char *ahead, float *out, int64_t out_stride) {
     const int64_t step = step_of(kind);
     vec sums[TILE_ROWS][TILE_INPUTS];
     int64_t at = 0;
@@ -101,10 +108,11 @@ INLINE void tile(const int kind, const int rows, const int inputs, const char *w
             sums[r][i] = vec_of(0.0f);
     for (; at + step <= columns; at += step)
         tile_step(kind, rows, inputs, weight + at * weight_size(kind), stride,
-                  input + at * input_size(kind), input_stride, step, sums);
+                  input + at * input_size(kind), input_stride, step,
+                  ahead + at * rows * weight_size(kind), sums);
     if (at < columns)
         tile_step(kind, rows, inputs, weight + at * weight_size(kind), stride,
-                  input + at * input_size(kind), input_stride, columns - at, sums);
+                  input + at * input_size(kind), input_stride, columns - at, ahead, sums);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
@@ -114,54 +122,67 @@ INLINE void tile(const int kind, const int rows, const int inputs, const char *w
 
 INLINE void tiles(const int kind, const int rows, const char *weight, int64_t stride,
                   const char *input, int64_t input_stride, int64_t count, int64_t columns,
-                  float *out, int64_t out_stride) {
+                  const char *ahead, float *out, int64_t out_stride) {
     int64_t i = 0;
     for (; i + TILE_INPUTS <= count; i += TILE_INPUTS)
         tile(kind, rows, TILE_INPUTS, weight, stride, input + i * input_stride, input_stride,
-             columns, out + i * out_stride, out_stride);
+             columns, ahead, out + i * out_stride, out_stride);
     input += i * input_stride;
     out += i * out_stride;
     if (count - i == 3)
-        tile(kind, rows, 3, weight, stride, input, input_stride, columns, out, out_stride);
+        tile(kind, rows, 3, weight, stride, input, input_stride, columns, ahead, out, out_stride);
     else if (count - i == 2)
-        tile(kind, rows, 2, weight, stride, input, input_stride, columns, out, out_stride);
+        tile(kind, rows, 2, weight, stride, input, input_stride, columns, ahead, out, out_stride);
     else if (count - i == 1)
-        tile(kind, rows, 1, weight, stride, input, input_stride, columns, out, out_stride);
+        tile(kind, rows, 1, weight, stride, input, input_stride, columns, ahead, out, out_stride);
 }
 
 INLINE void product_of(const int kind, const char *weight, int64_t stride, int64_t rows,
-                       const char *input, int64_t input_stride, int64_t count, int64_t columns,
-                       float *out, int64_t out_stride) {
-    int64_t r = 0;
+                       const char *next, const char *input, int64_t input_stride, int64_t count,
+                       int64_t columns, float *out, int64_t out_stride) {
     stride *= weight_size(kind);
     input_stride *= input_size(kind);
-    for (; r + TILE_ROWS <= rows; r += TILE_ROWS)
-        tiles(kind, TILE_ROWS, weight + r * stride, stride, input, input_stride, count, columns,
-              out + r, out_stride);
-    for (; r < rows; r++)
-        tiles(kind, 1, weight + r * stride, stride, input, input_stride, count, columns, out + r,
-              out_stride);
+    const int64_t size = rows * stride;
+    for (int64_t r = 0; r < rows;) {
+        const int64_t at = r * stride, then = at + AHEAD;
+        const char *ahead = then < size ? weight + then : next + (then - size);
+        if (r + TILE_ROWS <= rows) {
+            tiles(kind, TILE_ROWS, weight + at, stride, input, input_stride, count, columns, ahead,
+                  out + r, out_stride);
+            r += TILE_ROWS;
+        } else {
+            tiles(kind, 1, weight + at, stride, input, input_stride, count, columns, ahead,
+                  out + r, out_stride);
+            r++;
+        }
+    }
 }
 
-/* out[i][r] = weight[r] . input[i] for `rows` rows and `count` vectors; strides in numbers. */
-static void product(int type, const void *weight, int64_t stride, int64_t rows,
+/* out[i][r] = weight[r] . input[i] for `rows` rows and `count` vectors; strides in numbers.
+ *
+ * `next` is what is read after the matrix, which is fetched while its end is multiplied.
+ */
+static void product(int type, const void *weight, int64_t stride, int64_t rows, const void *next,
                     const void *input, int64_t input_stride, int64_t count, int64_t columns,
                     float *out, int64_t out_stride) {
     if (type == BFLOAT16)
-        product_of(BF16_KIND, weight, stride, rows, input, input_stride, count, columns, out,
+        product_of(BF16_KIND, weight, stride, rows, next, input, input_stride, count, columns, out,
                    out_stride);
     else
-        product_of(PLAIN, weight, stride, rows, input, input_stride, count, columns, out,
+        product_of(PLAIN, weight, stride, rows, next, input, input_stride, count, columns, out,
                    out_stride);
+}
+
+INLINE const char *row_of(int type, const struct matrix *matrix, int64_t row) {
+    return (const char *)matrix->weight + row * matrix->stride * size_of(type);
 }
 
 /* Rows `from` to `to` of a matrix times vectors, with the bias; out[i][from] is the first. */
 static void product_rows(int type, const struct matrix *matrix, int64_t from, int64_t to,
-                         const void *input, int64_t input_stride, int64_t count, float *out,
-                         int64_t out_stride) {
-    const char *weight = (const char *)matrix->weight + from * matrix->stride * size_of(type);
-    product(type, weight, matrix->stride, to - from, input, input_stride, count, matrix->columns,
-            out + from, out_stride);
+                         const void *next, const void *input, int64_t input_stride, int64_t count,
+                         float *out, int64_t out_stride) {
+    product(type, row_of(type, matrix, from), matrix->stride, to - from, next, input, input_stride,
+            count, matrix->columns, out + from, out_stride);
     if (matrix->bias)
         for (int64_t i = 0; i < count; i++)
             for (int64_t r = from; r < to; r++)
