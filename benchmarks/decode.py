@@ -1,9 +1,10 @@
 """Tokens a second: the engine against transformers' ``generate`` and llama.cpp.
 
-A randomly initialised model of a real shape (:mod:`benchmarks.shapes`) or the pocket model continues
-a prompt of 128 tokens greedily by 128 tokens; what counts is the time from the first new token to the last. Every
-peer runs in a process of its own, and their repeats alternate. llama.cpp gets the same weights at
-the same precision as a GGUF file and needs a Python with ``llama-cpp-python`` and ``gguf``.
+A randomly initialised model of a real shape (:mod:`benchmarks.shapes`), or the pocket model,
+continues a prompt of 128 tokens greedily by 128 tokens; what counts is the time from the first new
+token to the last. Every peer runs in a process of its own, and their repeats alternate. llama.cpp
+gets the same weights at the same precision as a GGUF file and needs a Python with
+``llama-cpp-python`` and ``gguf``.
 
     python -m benchmarks.decode [--peer-python /tmp/venv-llama/bin/python] [--add]
 """

@@ -110,6 +110,7 @@ def prefill_seconds(loaded: Any, ids: list[int]) -> float:
     from transformers import DynamicCache
 
     from engrain.learn.compute import autocast
+    from engrain.model.cache import cache_argument
 
     taken = []
     for _ in range(PREFILLS):
@@ -117,7 +118,7 @@ def prefill_seconds(loaded: Any, ids: list[int]) -> float:
         with torch.no_grad(), autocast():
             loaded.model(
                 input_ids=torch.tensor([ids]),
-                past_key_values=DynamicCache(config=loaded.model.config),
+                **cache_argument(loaded.model, DynamicCache(config=loaded.model.config)),
                 use_cache=True,
                 logits_to_keep=1,
             )

@@ -17,6 +17,7 @@ from engrain.learn.compute import hidden_logits
 from engrain.learn.learner import Learner
 from engrain.learn.recipe import Choice, Recipe
 from engrain.learn.technique import Representation, Setting
+from engrain.model.cache import cache_argument
 from engrain.model.digest import tensor_digest
 from engrain.model.engine import Engine
 from engrain.model.loading import LoadedModel
@@ -135,8 +136,8 @@ def test_no_gradient_reaches_the_inputs_of_the_context() -> None:
     vectors.requires_grad_(True)
     cache = DynamicCache(config=model.config)
     with torch.no_grad():
-        model(inputs_embeds=vectors[:, :3], past_key_values=cache, use_cache=True)
-    logits = model(inputs_embeds=vectors[:, 3:], past_key_values=cache).logits
+        model(inputs_embeds=vectors[:, :3], **cache_argument(model, cache), use_cache=True)
+    logits = model(inputs_embeds=vectors[:, 3:], **cache_argument(model, cache)).logits
     logits[:, :-1].sum().backward()
     assert vectors.grad is not None
     assert torch.equal(vectors.grad[:, :3], torch.zeros_like(vectors[:, :3]))

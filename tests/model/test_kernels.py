@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engrain.model import kernels
 from engrain.model.agreement import measure, padding_bias
-from engrain.model.cache import new_cache, padded
+from engrain.model.cache import cache_argument, new_cache, padded
 from engrain.model.compiled import ACTIVATIONS
 from engrain.model.decode import Plan
 from engrain.model.engine import Engine
@@ -87,7 +87,9 @@ def stepped(
     cache = new_cache(loaded.model, loaded.profile)
     ids, mask = padded([row[:-steps] for row in rows], loaded.pad_id, left=True)
     positions = mask.cumsum(1).sub(1).clamp_min(0)
-    loaded.model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache)
+    loaded.model(
+        ids, attention_mask=mask, position_ids=positions, **cache_argument(loaded.model, cache)
+    )
     plan = Plan(loaded, compiled=compiled)
     assert bool(plan.without_kernels) is not compiled
     found = []
@@ -158,7 +160,7 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype, threads: None)
             cache = new_cache(loaded.model, loaded.profile)
             ids, mask = padded([row[:-1] for row in rows], loaded.pad_id, left=True)
             with torch.inference_mode():
-                loaded.model(ids, attention_mask=mask, past_key_values=cache)
+                loaded.model(ids, attention_mask=mask, **cache_argument(loaded.model, cache))
             mask = torch.cat([mask, mask.new_ones(2, 1)], dim=1)
             torch.set_num_threads(count)
             tokens = torch.tensor([row[-1] for row in rows])
@@ -174,7 +176,7 @@ def test_a_row_is_the_same_in_any_batch(dtype: torch.dtype) -> None:
     loaded = model_of("llama", dtype)
     cache = new_cache(loaded.model, loaded.profile)
     with torch.inference_mode():
-        loaded.model(torch.tensor([tokens_of(200)]), past_key_values=cache)
+        loaded.model(torch.tensor([tokens_of(200)]), **cache_argument(loaded.model, cache))
     plan, tokens = Plan(loaded), torch.tensor(tokens_of(7, 1))
     alone = []
     for token in tokens:
@@ -194,7 +196,7 @@ def test_changed_weights_are_in_force_at_the_next_token(name: str, moved: bool) 
     loaded = model_of(name)
     cache = new_cache(loaded.model, loaded.profile)
     with torch.inference_mode():
-        loaded.model(torch.tensor([[5, 6, 7, 8]]), past_key_values=cache)
+        loaded.model(torch.tensor([[5, 6, 7, 8]]), **cache_argument(loaded.model, cache))
     plan = Plan(loaded)
 
     def step(plan: Plan) -> Tensor:

@@ -21,10 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from engrain.model import kernels
+
 CHUNK = 8192
 """Rows of the output matrix that are multiplied at once."""
 KEPT = 1 << 23
 """Most logits that are kept from forward to backward (32 MiB in fp32)."""
+KINDS = {torch.float32: 0, torch.bfloat16: 1}
 _CHECKED = "_engrain_head_check"
 
 
@@ -104,13 +107,8 @@ class _ChunkedLosses(torch.autograd.Function):
             keep = len(rows) * weight.shape[0] <= KEPT
             kept: list[Tensor] = []
             for start, part, part_bias in _chunks(weight, bias, kind):
-                logits = _logits(rows, part, part_bias, softcap)
-                higher = torch.maximum(peak, logits.amax(-1))
-                total = total * (peak - higher).exp() + (logits - higher[:, None]).exp().sum(-1)
-                peak = higher
-                inside = (targets >= start) & (targets < start + len(part))
-                at = (targets - start).clamp(0, len(part) - 1)[:, None]
-                wanted = torch.where(inside, logits.gather(1, at)[:, 0], wanted)
+                logits = linear(rows, part, part_bias)
+                _add(logits, start, targets, softcap, (peak, total, wanted))
                 if keep:
                     kept.append(logits)
             # Two parts: beside a large peak the logarithm would lose its last digits.
@@ -130,13 +128,8 @@ class _ChunkedLosses(torch.autograd.Function):
             d_weight = torch.empty_like(weight) if trained else None
             d_bias = torch.empty_like(bias) if biased else None
             for number, (start, part, part_bias) in enumerate(_chunks(weight, bias, kind)):
-                logits = kept[number] if kept else _logits(rows, part, part_bias, softcap)
-                change = (logits - peak[:, None]).sub_(rest[:, None]).exp_()
-                inside = ((targets >= start) & (targets < start + len(part))).nonzero()[:, 0]
-                change[inside, targets[inside] - start] -= 1
-                change *= gradient[:, None]
-                if softcap:
-                    change *= 1 - (logits / softcap) ** 2
+                logits = kept[number] if kept else linear(rows, part, part_bias)
+                change = _change(logits, start, targets, softcap, peak, rest, gradient)
                 short = change.to(kind)
                 d_hidden += short @ part
                 if d_weight is not None:
@@ -152,7 +145,67 @@ def _chunks(weight: Tensor, bias: Tensor | None, kind: torch.dtype) -> Any:
         yield start, part, None if bias is None else bias[start : start + CHUNK].to(kind)
 
 
-def _logits(rows: Tensor, part: Tensor, bias: Tensor | None, softcap: float) -> Tensor:
-    """The logits of a part of the vocabulary, in fp32."""
-    found = linear(rows, part, bias).float()
+def _add(
+    logits: Tensor,
+    start: int,
+    targets: Tensor,
+    softcap: float,
+    running: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    """Take the logits of a part of the vocabulary into maximum, sum and the targets' logits."""
+    peak, total, wanted = running
+    if _by_kernel(logits, targets):
+        rows, columns = logits.shape
+        where = (KINDS[logits.dtype], rows, columns, start)
+        kernels.run("engrain_losses", logits, *where, targets, softcap, peak, total, wanted)
+        return
+    logits = _capped(logits, softcap)
+    higher = torch.maximum(peak, logits.amax(-1))
+    total.mul_((peak - higher).exp_()).add_((logits - higher[:, None]).exp_().sum(-1))
+    peak.copy_(higher)
+    inside = (targets >= start) & (targets < start + logits.shape[1])
+    at = (targets - start).clamp(0, logits.shape[1] - 1)[:, None]
+    wanted.copy_(torch.where(inside, logits.gather(1, at)[:, 0], wanted))
+
+
+def _change(
+    logits: Tensor,
+    start: int,
+    targets: Tensor,
+    softcap: float,
+    peak: Tensor,
+    rest: Tensor,
+    gradient: Tensor,
+) -> Tensor:
+    """The gradient of the losses by the logits of a part of the vocabulary."""
+    if _by_kernel(logits, targets):
+        rows, columns = logits.shape
+        where = (KINDS[logits.dtype], rows, columns, start)
+        out, scale = torch.empty_like(logits), gradient.float().contiguous()
+        known = (targets, softcap, peak, rest, scale)
+        kernels.run("engrain_losses_back", logits, *where, *known, out)
+        return out
+    logits = _capped(logits, softcap)
+    change = (logits - peak[:, None]).sub_(rest[:, None]).exp_()
+    inside = ((targets >= start) & (targets < start + logits.shape[1])).nonzero()[:, 0]
+    change[inside, targets[inside] - start] -= 1
+    change *= gradient[:, None]
+    if softcap:
+        change *= 1 - (logits / softcap) ** 2
+    return change
+
+
+def _by_kernel(logits: Tensor, targets: Tensor) -> bool:
+    return (
+        kernels.library() is not None
+        and logits.dtype in KINDS
+        and logits.is_cpu
+        and logits.is_contiguous()
+        and targets.is_contiguous()
+    )
+
+
+def _capped(logits: Tensor, softcap: float) -> Tensor:
+    """Logits in fp32, held below the soft cap."""
+    found = logits.float()
     return torch.tanh(found / softcap) * softcap if softcap else found

@@ -18,6 +18,7 @@ from engrain.data.lessons import Lesson, TrainingText, canonical_digest
 from engrain.errors import DivergedError, NothingToLearnError
 from engrain.learn.absence import Absence
 from engrain.learn.checkpoint import Checkpoint
+from engrain.learn.compact import compacted
 from engrain.learn.compute import frozen_in_compute_type, recomputing
 from engrain.learn.heads import head_of
 from engrain.learn.memory import peak_memory_bytes, reset_peak
@@ -142,11 +143,13 @@ class Learner:
             first = len(losses)
             with ExitStack() as ways:
                 ways.enter_context(frozen_in_compute_type(loaded.model))
-                if self.recipe.recompute:
-                    ways.enter_context(recomputing(loaded))
+                release = None
                 if self.recipe.gradient_release:
                     release = GradientRelease(optimization, architecture.parameters())
                     ways.enter_context(release.hooked(lambda: step))
+                ways.enter_context(compacted(loaded, release))
+                if self.recipe.recompute:
+                    ways.enter_context(recomputing(loaded))
                 for step in range(first, setting.steps):
                     torch.manual_seed(setting.rng("step", step).getrandbits(62))
                     optimization.begin(step)

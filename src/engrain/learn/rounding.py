@@ -20,6 +20,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from engrain.learn.passes import round_stochastic
+
 MODES = ("stochastic", "kahan", "nearest")
 BLOCK = 1 << 18
 """Elements that are rounded at once; their random numbers fit into a processor's cache."""
@@ -36,8 +38,9 @@ def round_into(weight: Tensor, value: Tensor, mode: str, *names: object, lost: T
         weight.copy_(value)
         lost.copy_(value - weight)
     elif mode == "stochastic":
-        first, second = _keys(*names)
-        _stochastic(weight, value, first, second)
+        first, second = keys(*names)
+        if not round_stochastic(weight, value, (first, second)):
+            _stochastic(weight, value, first, second)
     else:
         weight.copy_(value)
 
@@ -57,7 +60,8 @@ def _stochastic(weight: Tensor, value: Tensor, first: int, second: int) -> None:
         out.copy_(bits.view(torch.float32))
 
 
-def _keys(*names: object) -> tuple[int, int]:
+def keys(*names: object) -> tuple[int, int]:
+    """Two numbers of 32 bits that choose the random numbers of a weight and step."""
     digest = hashlib.sha256(":".join(map(str, names)).encode()).digest()
     return int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from engrain.errors import ConfigError
-from engrain.learn.rounding import MODES, round_into
+from engrain.learn.passes import Move
+from engrain.learn.rounding import MODES, keys, round_into
 from engrain.learn.technique import Optimization, Rule, Setting, option
 
 
@@ -74,6 +75,13 @@ class PerParameter(Optimization):
         """Change an fp32 weight in place by its fp32 gradient, which may be overwritten."""
         raise NotImplementedError
 
+    def one_pass(self, name: str, rate: float) -> Move | None:
+        """The same step for a kernel that makes one pass over memory; None where there is none."""
+        return None
+
+    def passed(self, name: str) -> None:
+        """After a step that :meth:`one_pass` described was taken."""
+
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0: linear warm-up, then a cosine."""
         warm = max(1, round(self.config.warmup * self._steps))
@@ -115,13 +123,21 @@ class PerParameter(Optimization):
         """Move one parameter by its gradient, and clear that."""
         parameter = self._parameters[name]
         assert parameter.grad is not None
-        gradient, parameter.grad = parameter.grad.float(), None
+        gradient, parameter.grad = parameter.grad, None
+        factor = 1.0
         if self.config.clip > 0 and self.config.clip_scope == "each":
-            norm = float(torch.linalg.vector_norm(gradient))
-            gradient = gradient * min(1.0, self.config.clip / (norm + 1e-6))
-        weight, whole = parameter.data, parameter.data.float()
+            norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float32))
+            factor = min(1.0, self.config.clip / (norm + 1e-6))
         if name not in self._state:
             self._state[name] = self.state(name, parameter)
+        weight = parameter.data
+        if not self._rules and (move := self.one_pass(name, self.rate(step))):
+            chosen = keys(self._seed, name, step)
+            if move.apply(weight, gradient, factor, self.config.rounding, chosen):
+                self.passed(name)
+                return
+        gradient = gradient.float() if factor == 1.0 else gradient.float() * factor
+        whole = weight.float()
         for rule in self._rules:
             gradient = rule.gradient(name, whole, gradient, step)
         before = whole.clone() if self._correct else whole
@@ -136,6 +152,24 @@ class PerParameter(Optimization):
             self._lost[name] = torch.zeros_like(weight)
         lost = self._lost.get(name, weight.new_empty(0))
         round_into(weight, whole, self.config.rounding, self._seed, name, step, lost=lost)
+
+    @torch.no_grad()
+    def update_by_product(self, name: str, into: Tensor, inward: Tensor, step: int) -> bool:
+        """Move a matrix by the gradient ``into^T inward`` without forming it.
+
+        False where that can't be done, and nothing was. The gradient is not rounded to the
+        weight's type on the way, so the last bits differ from those of :meth:`update`.
+        """
+        if self._rules or self.config.clip > 0:
+            return False
+        if name not in self._state:
+            self._state[name] = self.state(name, self._parameters[name])
+        move = self.one_pass(name, self.rate(step))
+        weight, chosen = self._parameters[name].data, keys(self._seed, name, step)
+        if not move or not move.apply_product(weight, into, inward, self.config.rounding, chosen):
+            return False
+        self.passed(name)
+        return True
 
     def state_bytes(self, parameters: Mapping[str, nn.Parameter]) -> int:
         """Bytes that the state of these parameters takes."""
@@ -203,13 +237,28 @@ class GradientRelease:
         assert isinstance(optimization, PerParameter)
         self._optimization = optimization
         self._parameters = parameters
+        self._names = {id(parameter): name for name, parameter in parameters.items()}
+        self._step: Callable[[], int] = lambda: -1
+
+    @property
+    def step(self) -> int:
+        """The step that runs."""
+        return self._step()
+
+    def take(self, parameter: Tensor, into: Tensor, inward: Tensor) -> bool:
+        """Move a parameter whose whole gradient is ``into^T inward``; False if it was not moved."""
+        name = self._names.get(id(parameter), "")
+        return bool(name) and self._optimization.update_by_product(name, into, inward, self.step)
 
     @contextmanager
     def hooked(self, step: Callable[[], int]) -> Iterator[None]:
         """Watch the gradients for a while; ``step`` tells which step a backward belongs to."""
+        self._step = step
 
         def on_gradient(name: str) -> None:
-            self._optimization.update(name, step())
+            # A matrix that has taken its step by product has no gradient.
+            if self._parameters[name].grad is not None:
+                self._optimization.update(name, step())
 
         handles = [
             parameter.register_post_accumulate_grad_hook(lambda _, n=name: on_gradient(n))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from engrain.model.cache import new_cache, padded
+from engrain.model.cache import cache_argument, new_cache, padded
 from engrain.model.decode import Plan
 from engrain.model.layers import Unsupported
 from engrain.model.loading import LoadedModel
@@ -132,7 +132,7 @@ def _stepped(
                 input_ids=ids,
                 attention_mask=mask,
                 position_ids=positions,
-                past_key_values=cache,
+                **cache_argument(loaded.model, cache),
                 use_cache=True,
                 return_dict=True,
             ).logits[:, -1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -100,6 +101,15 @@ def new_cache(model: Any, profile: ArchProfile) -> Cache:
     if profile.cache_kind == "kv":
         return Cache(layer_class_to_replicate=GrowingLayer)
     return DynamicCache(config=model.config)
+
+
+def cache_argument(model: Any, cache: Cache | None) -> dict[str, Cache | None]:
+    """The cache under the name by which a model's forward takes it.
+
+    transformers renamed ``past_key_values`` to ``cache`` in 5.24.
+    """
+    known = inspect.signature(type(model.base_model).forward).parameters
+    return {"cache" if "cache" in known else "past_key_values": cache}
 
 
 def truncate(cache: Cache, length: int) -> None:

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 
 from engrain.errors import UnsupportedModelError
-from engrain.model.cache import GrowingLayer, new_cache, padded
+from engrain.model.attention import Seen, attend, attends
+from engrain.model.cache import GrowingLayer, cache_argument, new_cache, padded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,6 +63,10 @@ class Context:
     def nbytes(self) -> int:
         """Bytes of the keys and values."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+    def lengths_of(self, rows: int) -> Tensor:
+        """The lengths of a batch's contexts, ``(rows,)``, int64."""
+        return torch.tensor(self.lengths, dtype=torch.int64).expand(rows).contiguous()
 
     @classmethod
     def view(cls, cache: Cache, length: int, key: Hashable = None) -> Context:
@@ -100,7 +105,7 @@ def extend(loaded: LoadedModel, cache: Cache, ids: Tensor) -> None:
         loaded.model(
             input_ids=part,
             position_ids=positions.expand(part.shape[0], -1),
-            past_key_values=cache,
+            **cache_argument(loaded.model, cache),
             use_cache=True,
             logits_to_keep=1,
         )
@@ -247,14 +252,24 @@ def _attention(
     if packing is not None:
         query, key, value = packing.padded(query), packing.padded(key), packing.padded(value)
     rows, _, tokens, width = query.shape
-    before, own = seen.of(rows, tokens, sliding_window)
     frozen: tuple[Tensor | None, Tensor | None] = (None, None)
     if seen.context is not None:
         layer = int(module.layer_idx)
         frozen = seen.context.keys[layer], seen.context.values[layer]
     scale = width**-0.5 if scaling is None else float(scaling)
+    kind = query.dtype if frozen[0] is None else frozen[0].dtype
+    if torch.is_autocast_enabled(query.device.type):
+        kind = torch.get_autocast_dtype(query.device.type)
+    if attends(kind, width, softcap):
+        own = [part.to(kind).transpose(1, 2) for part in (query, key, value)]
+        before_key, before_value = (None if part is None else part.to(kind) for part in frozen)
+        lengths = None if seen.context is None else seen.context.lengths_of(rows)
+        around = Seen.of(before_key, before_value, lengths, sliding_window or 0, scale)
+        found = attend(own[0], own[1], own[2], around).to(query.dtype)
+        return (found if packing is None else packing.packed(found.transpose(1, 2))), None
+    before, own_mask = seen.of(rows, tokens, sliding_window)
     out: Tensor = _TwoParts.apply(  # type: ignore[no-untyped-call]
-        query, key, value, *frozen, before, own, scale, softcap or 0.0
+        query, key, value, *frozen, before, own_mask, scale, softcap or 0.0
     )
     return (out.transpose(1, 2) if packing is None else packing.packed(out)), None
 

@@ -11,7 +11,6 @@ the first use; a model that the compact forward does not reproduce keeps the ord
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +30,7 @@ from engrain.model.layers import (
     Unsupported,
     check_rope,
     plain_linear,
-    read_layer,
+    read_layers,
     read_norm,
 )
 from engrain.model.loading import LoadedModel
@@ -85,12 +84,7 @@ class Plan:
         rotary = getattr(tower, "rotary_emb", None)
         if self.norm is None or rotary is None:
             raise Unsupported("it has no final norm or no rotary embedding of the whole model")
-        by_type = "layer_type" in inspect.signature(rotary.forward).parameters
-        kinds = getattr(config, "layer_types", None) or []
-        self.layers = [
-            read_layer(layer, profile.layers[i], str(kinds[i]) if by_type and i < len(kinds) else "")
-            for i, layer in enumerate(tower.layers)
-        ]
+        self.layers = read_layers(loaded)
         check_rope(config)
         like = self.norm.weight.detach()
         self._ropes = {
@@ -112,7 +106,7 @@ class Plan:
     @property
     def signature(self) -> tuple[Any, ...]:
         """What decides how the parameters are put together, and by which program."""
-        return (kernels.name() if self._compiled else "", self.cap) + tuple(
+        layers = (
             (
                 *(norm is not None for norm in (layer.before, layer.after, layer.feed_after)),
                 *(norm is not None for norm in (layer.q_norm, layer.k_norm)),
@@ -124,6 +118,7 @@ class Plan:
             )
             for layer in self.layers
         )
+        return (kernels.name() if self._compiled else "", self.cap, *layers)
 
     @torch.inference_mode()
     def step(

@@ -28,7 +28,14 @@ from engrain.data.messages import Message
 from engrain.data.templates import render
 from engrain.errors import UsageError
 from engrain.model.agreement import Agreement, measure, padding_bias, read
-from engrain.model.cache import PrefixCache, Remembered, common_prefix, new_cache, padded
+from engrain.model.cache import (
+    PrefixCache,
+    Remembered,
+    cache_argument,
+    common_prefix,
+    new_cache,
+    padded,
+)
 from engrain.model.context import Context, check_context, compute_context, extend
 from engrain.model.decode import Plan
 from engrain.model.loading import LoadedModel
@@ -496,9 +503,8 @@ class Engine:
             arguments["position_ids"] = positions
         if keep is not None and self._keeps_logits:
             arguments["logits_to_keep"] = keep
-        output = self.loaded.model(
-            **arguments, past_key_values=cache, use_cache=cache is not None, return_dict=True
-        )
+        arguments |= cache_argument(self.loaded.model, cache)
+        output = self.loaded.model(**arguments, use_cache=cache is not None, return_dict=True)
         logits: Tensor = output.logits
         if isinstance(keep, Tensor) and not self._keeps_logits:
             logits = logits[:, keep]

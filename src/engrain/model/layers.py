@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
+
+from engrain.model.loading import LoadedModel
 
 ROPE_BLOCK = 256
 """Positions whose rotations are computed at once."""
@@ -141,12 +144,27 @@ def _adds_one(module: nn.Module, weight: Tensor, eps: float) -> bool:
     return bool((got - more).abs().sum() < (got - plain).abs().sum())
 
 
-def read_layer(layer: nn.Module, profile: Any, kind: str) -> Layer:
-    """What a layer is made of; ``kind`` names its rotation.
+def read_layers(loaded: LoadedModel) -> list[Layer]:
+    """What each layer of a model is made of.
 
     Raises:
-        Unsupported: it has a part that the compact forward does not know.
+        Unsupported: a layer has parts that are not known.
     """
+    tower = loaded.model.get_submodule(loaded.profile.layers_path.rpartition(".")[0])
+    rotary: Any = getattr(tower, "rotary_emb", None)
+    if rotary is None:
+        raise Unsupported("it has no rotary embedding of the whole model")
+    by_type = "layer_type" in inspect.signature(rotary.forward).parameters
+    config: Any = loaded.model.config.get_text_config(decoder=True)
+    kinds = getattr(config, "layer_types", None) or []
+    layers: Any = tower.layers
+    return [
+        _read(layer, loaded.profile.layers[i], str(kinds[i]) if by_type and i < len(kinds) else "")
+        for i, layer in enumerate(layers)
+    ]
+
+
+def _read(layer: nn.Module, profile: Any, kind: str) -> Layer:
     attention = getattr(layer, "self_attn", None)
     feed = getattr(layer, "mlp", None)
     if attention is None or feed is None:

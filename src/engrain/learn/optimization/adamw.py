@@ -9,12 +9,14 @@ Memory: 8 bytes for each trained number. No memory-efficient optimizer beats it 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+from engrain.learn.passes import Move
 from engrain.learn.registry import register
 from engrain.learn.technique import option
 from engrain.learn.update import PerParameter, UpdateConfig
@@ -39,6 +41,27 @@ class AdamW(PerParameter):
     def state(self, name: str, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Both moments, and how many steps were taken."""
         return moments(parameter)
+
+    def one_pass(self, name: str, rate: float) -> Move | None:
+        """Weight, gradient and both moments are read once."""
+        state, config = self._state[name], self.config
+        count = float(state["step"]) + 1
+        return Move(
+            "adamw",
+            rate,
+            1 - rate * config.weight_decay,
+            config.beta1,
+            config.beta2,
+            config.epsilon,
+            1 - config.beta1**count,
+            math.sqrt(1 - config.beta2**count),
+            state["exp_avg"],
+            state["exp_avg_sq"],
+        )
+
+    def passed(self, name: str) -> None:
+        """Count the step."""
+        self._state[name]["step"] += 1
 
     def move(self, name: str, weight: Tensor, gradient: Tensor, rate: float, step: int) -> None:
         """One step of AdamW."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from engrain.learn.passes import Move
 from engrain.learn.registry import register
 from engrain.learn.technique import option
 from engrain.learn.update import PerParameter, UpdateConfig
@@ -41,6 +42,11 @@ class Sgd(PerParameter):
         if not self.config.momentum:
             return {}
         return {"momentum": torch.zeros_like(parameter, dtype=torch.float32)}
+
+    def one_pass(self, name: str, rate: float) -> Move | None:
+        """Without momentum the weight and its gradient are all that is read."""
+        keep = 1 - rate * self.config.weight_decay
+        return None if self.config.momentum else Move("sgd", rate, keep)
 
     def move(self, name: str, weight: Tensor, gradient: Tensor, rate: float, step: int) -> None:
         """One step down the gradient."""

@@ -15,6 +15,7 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 from engrain.model.hardware import processor
 from engrain.model.kernels import build
@@ -68,6 +69,52 @@ def without() -> Iterator[None]:
         yield
     finally:
         _off = before
+
+
+def run(name: str, *given: Any) -> None:
+    """Call a kernel of :data:`SIGNATURES`; tensors are given as pointers, threads are torch's."""
+    words = [value.data_ptr() if hasattr(value, "data_ptr") else value for value in given]
+    _functions()[name](*words, _threads())
+
+
+_P, _I, _L, _F, _U = (
+    ctypes.c_void_p,
+    ctypes.c_int,
+    ctypes.c_int64,
+    ctypes.c_float,
+    ctypes.c_uint32,
+)
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "engrain_move": (_I, _L, _P, _I, _P, _I, _P, _P, _P, _I, _U, _U),
+    "engrain_round": (_L, _P, _P, _U, _U),
+    "engrain_norm": (_P, _P, _P, _I, _L, _L, _F, _F),
+    "engrain_norm_back": (_P, _P, _P, _P, _P, _P, _I, _L, _L, _F, _F),
+    "engrain_turn": (_P, _P, _P, _I, _L, _L, _L, _F),
+    "engrain_gate": (_I, _I, _L, _P, _P, _P),
+    "engrain_gate_back": (_I, _I, _L, _P, _P, _P),
+    "engrain_losses": (_P, _I, _L, _L, _L, _P, _F, _P, _P, _P),
+    "engrain_losses_back": (_P, _I, _L, _L, _L, _P, _F, _P, _P, _P, _P),
+}
+"""Arguments of the kernels that :func:`run` calls, the number of threads at the end left out."""
+
+
+@cache
+def _functions() -> dict[str, Any]:
+    """The kernels by name, their arguments declared once."""
+    found = _found()[0]
+    assert found is not None
+    functions = {}
+    for name, signature in SIGNATURES.items():
+        functions[name] = getattr(found, name)
+        functions[name].argtypes = (*signature, _I)
+        functions[name].restype = None
+    return functions
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
 
 
 def load(isa: str) -> tuple[ctypes.CDLL | None, str]:

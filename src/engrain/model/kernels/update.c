@@ -1,0 +1,237 @@
+/* A parameter's step in one pass over memory: decay, the rule, and rounding into bf16.
+ *
+ * The random numbers of stochastic rounding are those of engrain/learn/rounding.py: they depend on
+ * two keys and on an element's position alone.
+ */
+#include "common.h"
+
+enum { SGD = 0, SIGN = 1, ADAMW = 2 };
+enum { NEAREST = 0, STOCHASTIC = 1 };
+
+/* Elements that share a key in rounding.py (BLOCK), and elements that a thread takes at once. */
+#define KEYED (1 << 18)
+#define PART (1 << 14)
+
+typedef struct {
+    float rate, keep, factor, beta1, beta2, epsilon, correction1, correction2;
+} Numbers;
+
+/* Murmur3's finaliser. */
+INLINE uint32_t scatter(uint32_t number) {
+    number = (number ^ (number >> 16)) * 0x85EBCA6Bu;
+    number = (number ^ (number >> 13)) * 0xC2B2AE35u;
+    return number ^ (number >> 16);
+}
+
+INLINE bf16 narrow_stochastic(float number, uint32_t position, uint32_t first, uint32_t second) {
+    union { float value; uint32_t bits; } both = {number};
+    uint32_t chance = ((scatter(position) ^ first) * second) >> 16;
+    return (bf16)((both.bits + chance) >> 16);
+}
+
+INLINE float moved(int rule, const Numbers *n, float weight, float gradient, float *restrict first,
+                   float *restrict second, int64_t i) {
+    weight *= n->keep;
+    gradient *= n->factor;
+    if (rule == SGD) return fmaf(-n->rate, gradient, weight);
+    if (rule == SIGN) {
+        /* In bits: a choice of three values by comparisons would not vectorise everywhere. */
+        union { float value; uint32_t bits; } step = {n->rate}, way = {gradient};
+        uint32_t there = -(uint32_t)(gradient > 0) | -(uint32_t)(gradient < 0);
+        step.bits = (step.bits ^ (way.bits & 0x80000000u)) & there;
+        return weight - step.value;
+    }
+    float mean = first[i] + (1 - n->beta1) * (gradient - first[i]);
+    float square = n->beta2 * second[i] + (1 - n->beta2) * gradient * gradient;
+    first[i] = mean;
+    second[i] = square;
+    return weight - n->rate / n->correction1 * mean /
+                        (sqrtf(square) / n->correction2 + n->epsilon);
+}
+
+/* One rule, types and rounding known, so that the loop has no branches. */
+INLINE void run(int rule, int kind, int gradient_kind, int rounding, int64_t from, int64_t to,
+                void *restrict weight, const void *restrict gradient, float *restrict first,
+                float *restrict second, const Numbers *n, uint32_t key1, uint32_t key2) {
+    float *restrict whole = weight;
+    bf16 *restrict half = weight;
+    const float *restrict whole_gradient = gradient;
+    const bf16 *restrict half_gradient = gradient;
+    /* A part never crosses a border between keys. */
+    uint32_t key = key1 + (uint32_t)(from / KEYED) * 0x9E3779B9u;
+    uint32_t base = (uint32_t)(from % KEYED);
+#pragma omp simd
+    for (int64_t i = from; i < to; i++) {
+        float g = gradient_kind == FLOAT32 ? whole_gradient[i] : widen(half_gradient[i]);
+        float w = kind == FLOAT32 ? whole[i] : widen(half[i]);
+        float next = moved(rule, n, w, g, first, second, i);
+        if (kind == FLOAT32) whole[i] = next;
+        else if (rounding == STOCHASTIC)
+            half[i] = narrow_stochastic(next, base + (uint32_t)(i - from), key, key2);
+        else half[i] = narrow(next);
+    }
+}
+
+#define CASE(r, k, g, o)                                                                          \
+    if (rule == r && kind == k && gradient_kind == g && (k == FLOAT32 || rounding == o))          \
+        run(r, k, g, o, from, to, weight, gradient, first, second, n, key1, key2);                \
+    else
+#define KINDS(r)                                                                                  \
+    CASE(r, FLOAT32, FLOAT32, NEAREST) CASE(r, FLOAT32, BFLOAT16, NEAREST)                        \
+    CASE(r, BFLOAT16, FLOAT32, STOCHASTIC) CASE(r, BFLOAT16, FLOAT32, NEAREST)                    \
+    CASE(r, BFLOAT16, BFLOAT16, STOCHASTIC) CASE(r, BFLOAT16, BFLOAT16, NEAREST)
+
+/* Move `count` weights by a rule; `first` and `second` are AdamW's moments, fp32. */
+EXPORT void engrain_move(int rule, int64_t count, void *weight, int kind, const void *gradient,
+                         int gradient_kind, float *first, float *second, const Numbers *n,
+                         int rounding, uint32_t key1, uint32_t key2, int threads) {
+    int64_t parts = (count + PART - 1) / PART;
+#pragma omp parallel for num_threads(threads) schedule(static) if (count > PART)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t from = part * PART, to = from + PART < count ? from + PART : count;
+        KINDS(SGD) KINDS(SIGN) KINDS(ADAMW) {}
+    }
+}
+
+/* Round fp32 values into bf16 weights stochastically. */
+EXPORT void engrain_round(int64_t count, bf16 *weight, const float *value, uint32_t key1,
+                          uint32_t key2, int threads) {
+    int64_t parts = (count + PART - 1) / PART;
+#pragma omp parallel for num_threads(threads) schedule(static) if (count > PART)
+    for (int64_t part = 0; part < parts; part++) {
+        int64_t from = part * PART, to = from + PART < count ? from + PART : count;
+        uint32_t key = key1 + (uint32_t)(from / KEYED) * 0x9E3779B9u;
+        uint32_t base = (uint32_t)(from % KEYED);
+#pragma omp simd
+        for (int64_t i = from; i < to; i++)
+            weight[i] = narrow_stochastic(value[i], base + (uint32_t)(i - from), key, key2);
+    }
+}
+
+/* The same step for a gradient that never reaches memory: into^T inward, of the `tokens` rows of
+ * into (tokens, outs) and inward (tokens, ins), is made a tile at a time and used at once. Not for
+ * rules with moments: tiles read them in short pieces, which costs more than the gradient saves.
+ */
+typedef struct {
+    int64_t tokens, outs, ins;
+    const bf16 *into, *inward;
+    bf16 *weight;
+    uint32_t *pairs; /* scratch: (pairs of tokens, outs) and (pairs of tokens, ins), padded */
+    const Numbers *numbers;
+    int32_t rule, rounding, threads;
+    uint32_t key1, key2;
+} Outer;
+
+#define TILE 4
+#define VECTORS 6
+#define WIDE (16 * VECTORS)
+
+/* Numbers of 32 bits that `pairs` must hold. */
+EXPORT int64_t engrain_outer_room(int64_t tokens, int64_t outs, int64_t ins) {
+    int64_t pairs = (tokens + 1) / 2;
+    return pairs * ((outs + TILE - 1) / TILE * TILE + (ins + WIDE - 1) / WIDE * WIDE);
+}
+
+#ifdef __AVX512BF16__
+
+/* Tokens two by two, in panels of `wide` columns: (panels, pairs, wide); missing ones are 0. */
+static void panel(const bf16 *rows, int64_t tokens, int64_t columns, int64_t number, int wide,
+                  uint32_t *out) {
+    int64_t pairs = (tokens + 1) / 2, from = number * wide;
+    uint32_t *to = out + number * pairs * wide;
+    int there = (int)(columns - from < wide ? columns - from : wide);
+    for (int64_t p = 0; p < pairs; p++) {
+        const bf16 *one = rows + 2 * p * columns + from, *two = one + columns;
+        int both = 2 * p + 1 < tokens;
+        for (int c = 0; c < there; c++)
+            to[p * wide + c] = one[c] | (both ? (uint32_t)two[c] << 16 : 0);
+        for (int c = there; c < wide; c++) to[p * wide + c] = 0;
+    }
+}
+
+/* Some neighbouring weights under one key. */
+INLINE void part_of(const Outer *o, int64_t start, int64_t count, const float *restrict gradient,
+                    int rule, int rounding) {
+    uint32_t key = o->key1 + (uint32_t)(start / KEYED) * 0x9E3779B9u, second_key = o->key2;
+    uint32_t base = (uint32_t)(start % KEYED);
+    bf16 *restrict weight = o->weight + start;
+    const Numbers numbers = *o->numbers;
+#pragma omp simd
+    for (int64_t i = 0; i < count; i++) {
+        float next = moved(rule, &numbers, widen(weight[i]), gradient[i], NULL, NULL, i);
+        weight[i] = rounding == STOCHASTIC
+                        ? narrow_stochastic(next, base + (uint32_t)i, key, second_key)
+                        : narrow(next);
+    }
+}
+
+INLINE void outer_tile(const Outer *o, const uint32_t *left, const uint32_t *right, int64_t row,
+                       int64_t column, int rule, int rounding) {
+    int64_t pairs = (o->tokens + 1) / 2;
+    __m512 sums[TILE][VECTORS];
+    for (int r = 0; r < TILE; r++)
+        for (int v = 0; v < VECTORS; v++) sums[r][v] = _mm512_setzero_ps();
+    for (int64_t p = 0; p < pairs; p++) {
+        __m512i wide[VECTORS];
+        for (int v = 0; v < VECTORS; v++)
+            wide[v] = _mm512_loadu_si512(right + p * WIDE + 16 * v);
+        for (int r = 0; r < TILE; r++) {
+            __m512bh one = (__m512bh)_mm512_set1_epi32((int)left[p * TILE + r]);
+            for (int v = 0; v < VECTORS; v++)
+                sums[r][v] = _mm512_dpbf16_ps(sums[r][v], (__m512bh)wide[v], one);
+        }
+    }
+    float gradient[TILE][WIDE];
+    for (int r = 0; r < TILE; r++)
+        for (int v = 0; v < VECTORS; v++) _mm512_storeu_ps(gradient[r] + 16 * v, sums[r][v]);
+    int64_t there = o->ins - column < WIDE ? o->ins - column : WIDE;
+    for (int r = 0; r < TILE && row + r < o->outs; r++) {
+        int64_t start = (row + r) * o->ins + column, key = start / KEYED;
+        if (there == WIDE && (start + WIDE - 1) / KEYED == key) {
+            part_of(o, start, WIDE, gradient[r], rule, rounding);
+            continue;
+        }
+        /* A row of a tile may cross a border between keys. */
+        for (int64_t from = 0; from < there;) {
+            int64_t rest = KEYED - (start + from) % KEYED;
+            int64_t count = there - from < rest ? there - from : rest;
+            part_of(o, start + from, count, gradient[r] + from, rule, rounding);
+            from += count;
+        }
+    }
+}
+
+#define OUTER(r, o_)                                                                               \
+    if (o->rule == r && o->rounding == o_) outer_tile(o, left, right, row, column, r, o_);         \
+    else
+#endif
+
+/* 0 when done; 1 where these kernels have no such product. */
+EXPORT int engrain_outer_move(const Outer *o) {
+#ifdef __AVX512BF16__
+    int64_t pairs = (o->tokens + 1) / 2;
+    int64_t lefts = (o->outs + TILE - 1) / TILE, rights = (o->ins + WIDE - 1) / WIDE;
+    uint32_t *all_left = o->pairs, *all_right = o->pairs + pairs * lefts * TILE;
+#pragma omp parallel num_threads(o->threads)
+    {
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < lefts; i++)
+            panel(o->into, o->tokens, o->outs, i, TILE, all_left);
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < rights; i++)
+            panel(o->inward, o->tokens, o->ins, i, WIDE, all_right);
+#pragma omp for schedule(static) collapse(2)
+        for (int64_t j = 0; j < rights; j++)
+            for (int64_t i = 0; i < lefts; i++) {
+                const uint32_t *left = all_left + i * pairs * TILE;
+                const uint32_t *right = all_right + j * pairs * WIDE;
+                int64_t row = i * TILE, column = j * WIDE;
+                OUTER(SGD, STOCHASTIC) OUTER(SGD, NEAREST) OUTER(SIGN, STOCHASTIC)
+                OUTER(SIGN, NEAREST) {}
+            }
+    }
+    return 0;
+#else
+    return o != NULL;
+#endif
+}
