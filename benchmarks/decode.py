@@ -1,9 +1,10 @@
 """Tokens a second: the engine against transformers' ``generate`` and llama.cpp.
 
-A randomly initialised model of SmolLM2-135M's shape or the pocket model continues a prompt of 128
-tokens greedily by 128 tokens; what counts is the time from the first new token to the last. Every
-peer runs in a process of its own, and their repeats alternate. llama.cpp gets the same weights at
-the same precision as a GGUF file and needs a Python with ``llama-cpp-python`` and ``gguf``.
+A randomly initialised model of a real shape (:mod:`benchmarks.shapes`), or the pocket model,
+continues a prompt of 128 tokens greedily by 128 tokens; what counts is the time from the first new
+token to the last. Every peer runs in a process of its own, and their repeats alternate. llama.cpp
+gets the same weights at the same precision as a GGUF file and needs a Python with
+``llama-cpp-python`` and ``gguf``.
 
     python -m benchmarks.decode [--peer-python /tmp/venv-llama/bin/python] [--add]
 """
@@ -25,20 +26,6 @@ from typing import Any
 
 from benchmarks.common import ROOT, about, options, print_table, read_json, write_json
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "smollm2-135m": {
-        "hidden_size": 576,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "intermediate_size": 1536,
-        "vocab_size": 49152,
-        "tie_word_embeddings": True,
-        "max_position_embeddings": 2048,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
-        "rms_norm_eps": 1e-5,
-    }
-}
 HEADLINE = "smollm2-135m"
 PRECISION = {"float32": ("f32",), "bfloat16": ("bf16", "f16")}
 """What llama.cpp is given for each type of ours."""
@@ -53,14 +40,16 @@ def load(shape: str, dtype: str) -> Any:
     if shape == "pocket":
         return load_model("pocket", dtype=dtype)
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
+    from benchmarks.shapes import SHAPES
     from engrain.model.testing import byte_tokenizer
 
     torch.manual_seed(0)
+    config = SHAPES[shape].config()
     # Wider than usual, so that greedy choices are clear and two programs can be compared.
-    config = LlamaConfig(**SHAPES[shape], initializer_range=0.05)
-    model = LlamaForCausalLM(config).to(getattr(torch, dtype))
+    config.initializer_range = 0.05
+    model = AutoModelForCausalLM.from_config(config).to(getattr(torch, dtype))
     return assemble(model, byte_tokenizer(), source=shape, base_digest=shape)
 
 
@@ -206,7 +195,7 @@ def export(args: argparse.Namespace) -> None:
 
 
 def write_gguf(args: argparse.Namespace) -> None:
-    """Write a Llama-shaped model as GGUF, with a vocabulary of placeholders."""
+    """Write a model of Llama's or Qwen3's kind as GGUF, with a vocabulary of placeholders."""
     import gguf
     import numpy as np
 
@@ -214,7 +203,7 @@ def write_gguf(args: argparse.Namespace) -> None:
     config = json.loads(args.gguf.with_suffix(".json").read_text())
     heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
     head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    writer = gguf.GGUFWriter(str(args.gguf), "llama")
+    writer = gguf.GGUFWriter(str(args.gguf), config["model_type"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
@@ -222,6 +211,8 @@ def write_gguf(args: argparse.Namespace) -> None:
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
     writer.add_rope_dimension_count(head_dim)
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
     writer.add_rope_freq_base(float(config["rope_parameters"]["rope_theta"]))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
@@ -246,7 +237,9 @@ def write_gguf(args: argparse.Namespace) -> None:
         writer.add_tensor(name, data, raw_dtype=chosen)
 
     def interleaved(array: Any, count: int) -> Any:
-        # llama.cpp turns neighbouring rows of a head, transformers its two halves.
+        # In Llamas llama.cpp turns neighbouring rows of a head, transformers its two halves.
+        if config["model_type"] != "llama":
+            return array
         shape = (count, 2, head_dim // 2, array.shape[1])
         return array.reshape(shape).swapaxes(1, 2).reshape(array.shape)
 
@@ -261,6 +254,8 @@ def write_gguf(args: argparse.Namespace) -> None:
         "self_attn.k_proj": "attn_k",
         "self_attn.v_proj": "attn_v",
         "self_attn.o_proj": "attn_output",
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
         "post_attention_layernorm": "ffn_norm",
         "mlp.gate_proj": "ffn_gate",
         "mlp.up_proj": "ffn_up",
@@ -268,7 +263,10 @@ def write_gguf(args: argparse.Namespace) -> None:
     }
     for layer in range(config["num_hidden_layers"]):
         for ours, theirs in places.items():
-            array = arrays[f"model.layers.{layer}.{ours}.weight"]
+            name = f"model.layers.{layer}.{ours}.weight"
+            if name not in arrays:
+                continue
+            array = arrays[name]
             if theirs in ("attn_q", "attn_k"):
                 array = interleaved(array, heads if theirs == "attn_q" else kv_heads)
             add(f"blk.{layer}.{theirs}.weight", array)

@@ -54,6 +54,9 @@ class ModelConfig:
     compute: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "number format of training's arithmetic; auto takes what the processor is made for"
     )
+    kernels: Literal["auto", "off"] = option(
+        "auto", "compiled kernels; off computes everything in torch, more slowly"
+    )
     threads: int = option(0, "CPU threads; 0 takes one a physical core", low=0, high=1024)
     local_only: bool = option(False, "never ask the hub: use only models that are on this machine")
 

@@ -593,12 +593,14 @@ def _recorded(record: LessonRecord) -> Recipe:
 
 def _load(resolved: Resolved, source: str | None = None) -> Any:
     from engrain.model.hardware import set_compute
+    from engrain.model.kernels import set_kernels
     from engrain.model.loading import load_model
     from engrain.model.threads import set_threads
 
     model = resolved.config.model
     set_threads(model.threads or None)
     set_compute(model.compute)
+    set_kernels(model.kernels)
     return load_model(source or model.source, dtype=model.dtype, local_only=model.local_only)
 
 

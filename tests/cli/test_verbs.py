@@ -316,6 +316,7 @@ def test_doctor(run: Run, taught: str, home: Path) -> None:
         "machine",
         "threads",
         "compute",
+        "kernels",
         "speed",
         "versions",
         "disk",

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from engrain.data.messages import Message
 from engrain.model import agreement
 from engrain.model.agreement import measure, padding_bias
-from engrain.model.cache import new_cache, padded
-from engrain.model.decode import Plan, Unsupported
+from engrain.model.cache import cache_argument, new_cache, padded
+from engrain.model.decode import Plan
 from engrain.model.engine import Engine
+from engrain.model.layers import Unsupported
 from engrain.model.loading import LoadedModel
 from engrain.model.testing import tiny_model
 from tests.model.shapes import SHAPES, random_prompts
@@ -50,7 +51,10 @@ def whole(loaded: LoadedModel, ids: list[int], **more: Any) -> Tensor:
 
 @pytest.mark.parametrize("name", COMPACT)
 @pytest.mark.parametrize("lengths", [(3,), (30, 11, 3)])
-def test_steps_give_the_logits_of_the_whole_sequence(name: str, lengths: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_steps_give_the_logits_of_the_whole_sequence(
+    name: str, lengths: tuple[int, ...], compiled: bool
+) -> None:
     """Prefill by the model, then steps; rows leave the batch until a padded one is left alone."""
     loaded = randomised(model_of(name))
     generator = torch.Generator().manual_seed(0)
@@ -60,8 +64,10 @@ def test_steps_give_the_logits_of_the_whole_sequence(name: str, lengths: tuple[i
     ids, mask = padded([row[:-steps] for row in rows], loaded.pad_id, left=True)
     positions = mask.cumsum(1).sub(1).clamp_min(0)
     with torch.inference_mode():
-        loaded.model(ids, attention_mask=mask, position_ids=positions, past_key_values=cache)
-        plan, left = Plan(loaded), list(range(len(rows)))
+        loaded.model(
+            ids, attention_mask=mask, position_ids=positions, **cache_argument(loaded.model, cache)
+        )
+        plan, left = Plan(loaded, compiled=compiled), list(range(len(rows)))
         for step in range(steps):
             if step in (8, 14) and len(left) > 1:
                 keep = torch.arange(1, len(left))
@@ -115,7 +121,7 @@ def test_weights_that_change_in_place_are_in_force_at_the_next_token() -> None:
     cache = new_cache(loaded.model, loaded.profile)
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.inference_mode():
-        loaded.model(ids, past_key_values=cache)
+        loaded.model(ids, **cache_argument(loaded.model, cache))
     plan = Plan(loaded)
     for index, parameter in enumerate(loaded.model.parameters()):
         before = plan.step(torch.tensor([9]), torch.tensor([4]), cache)
@@ -210,8 +216,8 @@ def test_an_error_midway_leaves_the_cache_as_it_was() -> None:
     loaded = tiny_model("llama")
     cache = new_cache(loaded.model, loaded.profile)
     with torch.inference_mode():
-        loaded.model(torch.tensor([[5, 6, 7]]), past_key_values=cache)
-    plan = Plan(loaded)
+        loaded.model(torch.tensor([[5, 6, 7]]), **cache_argument(loaded.model, cache))
+    plan = Plan(loaded, compiled=False)
     plan.layers.append(None)  # type: ignore[arg-type]
     with pytest.raises(ValueError):
         plan.step(torch.tensor([8]), torch.tensor([3]), cache)

@@ -123,12 +123,14 @@ def _run(
     from engrain.data.streams import stream_digest
     from engrain.exam.panel import load_panel
     from engrain.model.hardware import set_compute
+    from engrain.model.kernels import set_kernels
     from engrain.model.loading import load_model
     from engrain.model.threads import machine_fingerprint, set_threads
     from engrain.pipeline import versions
 
     set_threads(config.model.threads or None)
     set_compute(config.model.compute)
+    set_kernels(config.model.kernels)
     source = config.model.source
     loaded = load_model(source, dtype=config.model.dtype, local_only=config.model.local_only)
     panel = load_panel()

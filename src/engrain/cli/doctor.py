@@ -129,6 +129,7 @@ def _machine() -> Iterator[Finding]:
 def _speed(resolved: Resolved, again: bool) -> Iterator[Finding]:
     """Threads, compute type, and what was measured of both."""
     from engrain.home import LEDGER_FILE
+    from engrain.model import kernels
     from engrain.model.hardware import bf16_flags, default_compute
     from engrain.model.peak import load_peak, measure_peak, peak_path, store_peak
     from engrain.model.threads import default_threads
@@ -156,6 +157,16 @@ def _speed(resolved: Resolved, again: bool) -> Iterator[Finding]:
         remedy = f"Set model.compute to {faster}; what is learned differs in its last bits."
     data = {"compute": compute, "by_flags": default_compute(), "flags": list(bf16_flags())}
     yield Finding("compute", "warn" if remedy else "ok", words, remedy, data)
+    if chosen.kernels == "off":
+        words = f"switched off by {resolved.origins['model.kernels']}"
+        yield Finding("kernels", "ok", words, "", {"kernels": ""})
+    elif name := kernels.name():
+        yield Finding("kernels", "ok", f"compiled, {name}", "", {"kernels": name})
+    else:
+        words = f"none, so answers come more slowly: {kernels.reason()}"
+        remedy = "Install a C compiler (Debian, Ubuntu: apt-get install gcc libc6-dev), then "
+        remedy += "run python -m engrain.model.kernels.build."
+        yield Finding("kernels", "warn", words, remedy, {"kernels": ""})
     step, large = (
         ", ".join(f"{kind} {speed:.0f}" for kind, speed in found.items())
         for found in (peak.step_gflops, peak.large_gflops)

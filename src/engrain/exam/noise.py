@@ -238,12 +238,15 @@ def machine_fingerprint() -> dict[str, str]:
     """What can change the last bits of a result: processor, library, threads, device."""
     import torch
 
+    from engrain.model import kernels
+
     override = overridden_compute()
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
         "processor": _processor(),
         "cores": str(os.cpu_count() or 0),
+        "kernels": kernels.name(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,

@@ -11,7 +11,7 @@ layer's input, n a norm, A the attention and s the activation,
 
 and backward goes through the same products the other way; norms, rotations and the gate are single
 passes of compiled kernels. What a layer is made of is read off its modules as for decoding
-(:mod:`engrain.model.decode`); other layers, adapted ones among them, keep their own forward.
+(:mod:`engrain.model.layers`); other layers, adapted ones among them, keep their own forward.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from engrain.model import attention, kernels
 from engrain.model.attention import Seen, attends
 from engrain.model.context import attended
-from engrain.model.decode import Unsupported, read_layers
 from engrain.model.kernels import run
+from engrain.model.layers import Unsupported, read_layers
 
 if TYPE_CHECKING:
     from engrain.learn.update import GradientRelease

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from engrain.model.cache import cache_argument, new_cache, padded
-from engrain.model.decode import Plan, Unsupported
+from engrain.model.decode import Plan
+from engrain.model.layers import Unsupported
 from engrain.model.loading import LoadedModel
 
 TOLERANCE = {torch.float32: 1e-4}
@@ -34,12 +35,13 @@ class Agreement:
     """Whether the compact forward may be used (``reason`` is empty then), and the deviation.
 
     ``deviation`` is the largest difference from the definition that any of the engine's ways
-    showed, as a share of the largest logit.
+    showed, as a share of the largest logit. ``compiled`` says whether the kernels may compute it.
     """
 
     reason: str
     deviation: float
     signature: tuple[Any, ...] | None
+    compiled: bool = True
 
     @property
     def fast(self) -> bool:
@@ -47,10 +49,10 @@ class Agreement:
         return not self.reason
 
 
-def read(loaded: LoadedModel) -> tuple[Plan | None, str]:
+def read(loaded: LoadedModel, *, compiled: bool = True) -> tuple[Plan | None, str]:
     """A plan of the model, or the reason why there is none."""
     try:
-        return Plan(loaded), ""
+        return Plan(loaded, compiled=compiled), ""
     except Unsupported as problem:
         return None, str(problem)
 
@@ -72,10 +74,15 @@ def measure(loaded: LoadedModel) -> Agreement:
         return worst
 
     if plan is not None:
+        allowed = TOLERANCE.get(loaded.dtype, COARSE)
         found = deviation(plan)
-        if found <= TOLERANCE.get(loaded.dtype, COARSE):
+        if found <= allowed:
             return Agreement("", found, plan.signature)
         reason = f"its logits differ from the model's own by {found:.1e} of the largest"
+        if not plan.without_kernels:
+            by_torch, _ = read(loaded, compiled=False)
+            if (found := deviation(by_torch)) <= allowed:
+                return Agreement("", found, plan.signature, compiled=False)
     return Agreement(reason, deviation(None), plan.signature if plan is not None else None)
 
 

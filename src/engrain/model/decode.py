@@ -1,87 +1,39 @@
 """The compact forward: one token of each row through Llama-like layers, on the live parameters.
 
 A step through transformers' own modules spends more time in Python than a small model spends in
-its matrix products. Here a layer is about twenty calls into torch. No weight is copied or fused:
-every plan holds the parameters themselves and lives for one answer, so weights that change in place
-are in force at the next token. What a layer is made of is read off its modules, and whether that
-reading was right is measured against the model's own forward before the first use; a model that the
-compact forward does not reproduce keeps the ordinary way.
+its matrix products. Here all layers are one call into C (:mod:`engrain.model.compiled`), or, where
+there are no kernels or they don't know a part of the model, about twenty calls into torch a layer.
+No weight is copied or fused: every plan holds the parameters themselves and lives for one answer,
+so weights that change in place are in force at the next token. What a layer is made of is read off
+its modules, and whether that reading was right is measured against the model's own forward before
+the first use; a model that the compact forward does not reproduce keeps the ordinary way.
 """
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import linear, scaled_dot_product_attention, silu
 from transformers.cache_utils import Cache
 
+from engrain.model import kernels
 from engrain.model.cache import GrowingLayer
+from engrain.model.compiled import Compiled
+from engrain.model.layers import (
+    Layer,
+    Norm,
+    Rope,
+    Unsupported,
+    check_rope,
+    plain_linear,
+    read_layers,
+    read_norm,
+)
 from engrain.model.loading import LoadedModel
-
-ROPE_BLOCK = 256
-"""Positions whose rotations are computed at once."""
-CHANGING_ROPE = ("dynamic", "longrope")
-"""Kinds of rotary embedding whose angles depend on the length of the text."""
-
-
-class Unsupported(Exception):
-    """A model is made of something that the compact forward does not know; the text says what."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Norm:
-    weight: Tensor
-    eps: float
-    plus_one: bool
-    zeros: Tensor
-
-    def vector(self, x: Tensor) -> Tensor:
-        """The norm of one row ``(dim,)`` in two calls instead of the six of ``rms_norm``."""
-        wide = x if x.dtype == torch.float32 else x.float()
-        scale = 1.0 / math.sqrt(torch.dot(wide, wide).item() / wide.numel() + self.eps)
-        y = torch.addcmul(self.zeros, wide, self.weight, value=scale)
-        if self.plus_one:
-            y.add_(wide, alpha=scale)
-        return y if y.dtype == x.dtype else y.to(x.dtype)
-
-    def rows(self, x: Tensor) -> Tensor:
-        """The norm over the last dimension."""
-        weight = self.weight
-        if self.plus_one:
-            weight = 1.0 + weight.float()
-            return rms_norm(x.float(), weight.shape, weight, self.eps).to(x.dtype)
-        return rms_norm(x, weight.shape, weight, self.eps)
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """The parameters of one layer, and how they are put together."""
-
-    before: _Norm | None
-    after: _Norm | None
-    feed_before: _Norm | None
-    feed_after: _Norm | None
-    projections: tuple[nn.Linear, ...]
-    out: nn.Linear
-    q_norm: _Norm | None
-    k_norm: _Norm | None
-    heads: int
-    kv_heads: int
-    dim: int
-    scale: float
-    window: int | None
-    softcap: float | None
-    rope: str | None
-    inward: tuple[nn.Linear, ...]
-    down: nn.Linear
-    activation: nn.Module | None
-    classes: tuple[type[nn.Module], ...]
 
 
 @dataclass(slots=True)
@@ -101,31 +53,6 @@ class _Room:
     turned_key: Tensor
 
 
-@dataclass(slots=True)
-class _Rope:
-    """Rotations by position, computed by the model's own module."""
-
-    module: nn.Module
-    kind: str
-    like: Tensor
-    cos: Tensor = field(init=False)
-    sin: Tensor = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.cos = self.sin = self.like.new_empty(0, 0)
-
-    def reach(self, length: int) -> None:
-        """Have the rotations of the first ``length`` positions."""
-        if self.cos.shape[0] >= length:
-            return
-        end = -(-length // ROPE_BLOCK) * ROPE_BLOCK
-        positions = torch.arange(end, device=self.like.device)[None]
-        more = {"layer_type": self.kind} if self.kind else {}
-        cos, sin = self.module(self.like[None, None], positions, **more)
-        cos, sin = cos[0].to(self.like.dtype), sin[0].to(self.like.dtype)
-        self.cos, self.sin = cos.contiguous(), sin[:, : sin.shape[-1] // 2].contiguous()
-
-
 class Plan:
     """A model read for stepping: valid for one answer or one batch of answers.
 
@@ -133,7 +60,7 @@ class Plan:
         Unsupported: the model has parts that the compact forward does not know.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, *, compiled: bool = True) -> None:
         model = loaded.model
         profile = loaded.profile
         if profile.cache_kind != "kv":
@@ -149,8 +76,8 @@ class Plan:
             raise Unsupported("a forward hook is attached")
         if any("forward" in vars(m) for m in others):
             raise Unsupported("a module has another forward than its class")
-        self.head = _linear(model.get_output_embeddings(), "output layer")
-        self.norm = _norm(getattr(tower, "norm", None))
+        self.head = plain_linear(model.get_output_embeddings(), "output layer")
+        self.norm = read_norm(getattr(tower, "norm", None))
         config = model.config.get_text_config(decoder=True)
         cap = getattr(config, "final_logit_softcapping", None)
         self.cap = float(cap) if cap else None
@@ -158,19 +85,28 @@ class Plan:
         if self.norm is None or rotary is None:
             raise Unsupported("it has no final norm or no rotary embedding of the whole model")
         self.layers = read_layers(loaded)
-        _check_rope(config)
+        check_rope(config)
         like = self.norm.weight.detach()
         self._ropes = {
-            layer.rope: _Rope(rotary, layer.rope, like)
+            layer.rope: Rope(rotary, layer.rope, like)
             for layer in self.layers
             if layer.rope is not None
         }
         self._rooms: dict[tuple[int, int, int], _Room] = {}
+        self._compiled: Compiled | None = None
+        self.without_kernels = "they are not wanted"
+        """Why torch computes the steps and not the kernels; empty where they do."""
+        if compiled:
+            try:
+                self._compiled = Compiled(self.layers, self.norm, self.head, self.cap, self._ropes)
+                self.without_kernels = ""
+            except Unsupported as problem:
+                self.without_kernels = str(problem)
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """What decides how the parameters are put together; the same for the same structure."""
-        return tuple(
+        """What decides how the parameters are put together, and by which program."""
+        layers = (
             (
                 *(norm is not None for norm in (layer.before, layer.after, layer.feed_after)),
                 *(norm is not None for norm in (layer.q_norm, layer.k_norm)),
@@ -182,6 +118,7 @@ class Plan:
             )
             for layer in self.layers
         )
+        return (kernels.name() if self._compiled else "", self.cap, *layers)
 
     @torch.inference_mode()
     def step(
@@ -195,19 +132,38 @@ class Plan:
         """
         stop = cache.get_seq_length() + 1
         rows = [layer for layer in cache.layers if isinstance(layer, GrowingLayer)]
-        buffers = [layer.room(stop) for layer in rows]
         last = int(positions.max())
         for rope in self._ropes.values():
             rope.reach(last + 1)
-        if tokens.shape[0] == 1:
-            hidden = self._one(tokens, last, buffers, stop, bias)
-        else:
-            hidden = self._many(tokens, positions, buffers, stop, bias)
+        logits = self._by_kernels(tokens, positions, rows, stop, bias)
+        if logits is None:
+            buffers = [layer.room(stop) for layer in rows]
+            if tokens.shape[0] == 1:
+                logits = self._one(tokens, last, buffers, stop, bias)
+            else:
+                logits = self._many(tokens, positions, buffers, stop, bias)
+            if self.cap is not None:
+                logits = torch.tanh(logits / self.cap) * self.cap
         for layer in rows:
             layer.extend_to(stop)
-        if self.cap is not None:
-            hidden = torch.tanh(hidden / self.cap) * self.cap
-        return hidden
+        return logits
+
+    def _by_kernels(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        rows: list[GrowingLayer],
+        stop: int,
+        bias: Tensor | None,
+    ) -> Tensor | None:
+        if self._compiled is None:
+            return None
+        hidden = self.embedding(tokens[:, None])[:, 0]
+        try:
+            return self._compiled.step(hidden, positions, rows, stop, bias)
+        except Unsupported as problem:
+            self._compiled, self.without_kernels = None, str(problem)
+            return None
 
     def _one(
         self,
@@ -294,7 +250,7 @@ class Plan:
         assert self.norm is not None
         return linear(self.norm.rows(x), self.head.weight, self.head.bias)
 
-    def _room(self, layer: _Layer, like: Tensor) -> _Room:
+    def _room(self, layer: Layer, like: Tensor) -> _Room:
         shape = (layer.heads, layer.kv_heads, layer.dim)
         room = self._rooms.get(shape)
         if room is None:
@@ -324,7 +280,7 @@ def _new_room(heads: int, kv_heads: int, dim: int, projections: int, like: Tenso
 
 
 def _attend(
-    layer: _Layer, query: Tensor, keys: Tensor, values: Tensor, stop: int, bias: Tensor | None
+    layer: Layer, query: Tensor, keys: Tensor, values: Tensor, stop: int, bias: Tensor | None
 ) -> Tensor:
     """Attention of ``(rows, kv_heads, group, dim)`` queries to the buffers' first ``stop`` tokens.
 
@@ -345,7 +301,7 @@ def _attend(
     return torch.matmul(weights, values)
 
 
-def _feed(layer: _Layer, parts: list[Tensor]) -> Tensor:
+def _feed(layer: Layer, parts: list[Tensor]) -> Tensor:
     gate, up = parts if len(parts) == 2 else parts[0].chunk(2, dim=-1)
     gate = silu(gate, inplace=True) if layer.activation is None else layer.activation(gate)
     return gate.mul_(up)
@@ -359,7 +315,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned
 
 
-def _split(x: Tensor, norm: _Norm) -> Tensor:
+def _split(x: Tensor, norm: Norm) -> Tensor:
     return x.reshape(*x.shape[:-1], -1, norm.weight.shape[0])
 
 
@@ -382,152 +338,5 @@ def _add(module: nn.Linear, x: Tensor, to: Tensor) -> None:
         to.add_(module.bias)
 
 
-# Reading a layer
-
-
 def _but(model: nn.Module, one: nn.Module) -> Iterator[nn.Module]:
     return (module for module in model.modules() if module is not one)
-
-
-def _linear(module: Any, what: str) -> nn.Linear:
-    # A wrapped module, as PEFT makes it, is another class: it computes something else.
-    if type(module) is not nn.Linear:
-        raise Unsupported(f"its {what} is no plain linear module")
-    return module
-
-
-def _norm(module: nn.Module | None) -> _Norm | None:
-    if module is None:
-        return None
-    weight = getattr(module, "weight", None)
-    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
-    if not isinstance(weight, Tensor) or not isinstance(eps, float) or weight.dim() != 1:
-        raise Unsupported(f"a {type(module).__name__} is no RMS norm with a weight")
-    kind = type(module)
-    if kind not in _PLUS_ONE:
-        _PLUS_ONE[kind] = _adds_one(module, weight, eps)
-    return _Norm(weight, eps, _PLUS_ONE[kind], torch.zeros_like(weight, dtype=torch.float32))
-
-
-_PLUS_ONE: dict[type[nn.Module], bool] = {}
-"""Whether a class of norms multiplies with one more than its weight."""
-
-
-@torch.no_grad()
-def _adds_one(module: nn.Module, weight: Tensor, eps: float) -> bool:
-    """What the module does to a few numbers, which its name does not tell."""
-    x = torch.linspace(-1.0, 2.0, weight.shape[0], device=weight.device, dtype=weight.dtype)
-    bare = rms_norm(x.float(), weight.shape, None, eps)
-    got = module(x).float()
-    plain, more = bare * weight.float(), bare * (1.0 + weight.float())
-    return bool((got - more).abs().sum() < (got - plain).abs().sum())
-
-
-def read_layers(loaded: LoadedModel) -> list[_Layer]:
-    """What each layer of a model is made of.
-
-    Raises:
-        Unsupported: a layer has parts that are not known.
-    """
-    tower = loaded.model.get_submodule(loaded.profile.layers_path.rpartition(".")[0])
-    rotary: Any = getattr(tower, "rotary_emb", None)
-    if rotary is None:
-        raise Unsupported("it has no rotary embedding of the whole model")
-    by_type = "layer_type" in inspect.signature(rotary.forward).parameters
-    config: Any = loaded.model.config.get_text_config(decoder=True)
-    kinds = getattr(config, "layer_types", None) or []
-    layers: Any = tower.layers
-    return [
-        _read(layer, loaded.profile.layers[i], str(kinds[i]) if by_type and i < len(kinds) else "")
-        for i, layer in enumerate(layers)
-    ]
-
-
-def _read(layer: nn.Module, profile: Any, kind: str) -> _Layer:
-    attention = getattr(layer, "self_attn", None)
-    feed = getattr(layer, "mlp", None)
-    if attention is None or feed is None:
-        raise Unsupported(f"a {type(layer).__name__} has no attention or no feed-forward part")
-    if next(attention.parameters(recurse=False), None) is not None:
-        raise Unsupported("its attention has parameters of its own")
-    projections: tuple[nn.Linear, ...]
-    inward: tuple[nn.Linear, ...]
-    if hasattr(attention, "qkv_proj"):
-        projections = (_linear(attention.qkv_proj, "attention projection"),)
-    else:
-        projections = tuple(
-            _linear(getattr(attention, name, None), "attention projection")
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-    if hasattr(feed, "gate_up_proj"):
-        inward = (_linear(feed.gate_up_proj, "feed-forward part"),)
-    else:
-        inward = tuple(
-            _linear(getattr(feed, name, None), "feed-forward part")
-            for name in ("gate_proj", "up_proj")
-        )
-    activation = getattr(feed, "act_fn", getattr(feed, "activation_fn", None))
-    if not isinstance(activation, nn.Module):
-        raise Unsupported("its activation is no module")
-    norms = {name: _norm(getattr(layer, name, None)) for name in NORMS}
-    if norms["pre_feedforward_layernorm"] is not None:
-        order = NORMS
-    elif norms["input_layernorm"] is not None:
-        order = ("input_layernorm", "", "post_attention_layernorm", "")
-    else:
-        order = ("", "post_attention_layernorm", "", "post_feedforward_layernorm")
-    for module, known in ((layer, {*order, *LAYER}), (attention, ATTENTION), (feed, FEED)):
-        strange = [name for name, _ in module.named_children() if name not in known]
-        if strange:
-            raise Unsupported(f"a {type(module).__name__} has a part {strange[0]!r}")
-    before, after, feed_before, feed_after = (norms.get(name) for name in order)
-    sliding = profile.window is not None
-    softcap = getattr(attention, "attn_logit_softcapping", None)
-    turns = bool(getattr(attention, "use_rope", True))
-    return _Layer(
-        before=before,
-        after=after,
-        feed_before=feed_before,
-        feed_after=feed_after,
-        projections=projections,
-        out=_linear(getattr(attention, "o_proj", None), "attention projection"),
-        q_norm=_norm(getattr(attention, "q_norm", None)),
-        k_norm=_norm(getattr(attention, "k_norm", None)),
-        heads=profile.heads,
-        kv_heads=profile.kv_heads,
-        dim=profile.head_dim,
-        scale=float(attention.scaling),
-        window=int(profile.window) if sliding else None,
-        softcap=float(softcap) if softcap else None,
-        rope=kind if turns else None,
-        inward=inward,
-        down=_linear(getattr(feed, "down_proj", None), "feed-forward part"),
-        activation=None if type(activation).__name__.startswith("SiLU") else activation,
-        classes=(type(layer), type(attention), type(feed)),
-    )
-
-
-NORMS = (
-    "input_layernorm",
-    "post_attention_layernorm",
-    "pre_feedforward_layernorm",
-    "post_feedforward_layernorm",
-)
-
-
-LAYER = frozenset({"self_attn", "mlp", "resid_attn_dropout", "resid_mlp_dropout"})
-ATTENTION = frozenset({"q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "q_norm", "k_norm"})
-FEED = frozenset(
-    {"gate_proj", "up_proj", "gate_up_proj", "down_proj", "act_fn", "activation_fn", "dropout"}
-)
-"""Parts that are computed, or do nothing outside of training; any other part is unknown."""
-
-
-def _check_rope(config: Any) -> None:
-    given = getattr(config, "rope_parameters", None) or {}
-    nested = [value for value in given.values() if isinstance(value, dict)]
-    for parameters in nested or [given]:
-        if parameters.get("rope_type") in CHANGING_ROPE:
-            raise Unsupported(f"its rotary embedding is {parameters['rope_type']!r}")
-        if float(parameters.get("partial_rotary_factor") or 1.0) != 1.0:
-            raise Unsupported("its rotary embedding turns a part of a head only")

@@ -465,6 +465,8 @@ class Engine:
         """How to step the model with the weights that are in it now; None: the ordinary way."""
         plan, _ = read(self.loaded)
         agreed = self._agreed(plan)
+        if agreed.fast and not agreed.compiled:
+            plan, _ = read(self.loaded, compiled=False)
         return plan if agreed.fast else None
 
     def _agreed(self, plan: Plan | None) -> Agreement:

@@ -37,10 +37,13 @@ def machine_fingerprint() -> dict[str, Any]:
     """What decides the last bits and the speed of a result, JSON-ready.
 
     Two results are comparable bit for bit only if their fingerprints are equal. The compute type
-    follows from the flags; it is named only where the configuration overrides that.
+    follows from the flags; it is named only where the configuration overrides that. ``kernels`` is
+    empty where torch computes everything.
     """
     import torch
     import transformers
+
+    from engrain.model import kernels
 
     model, flags = processor()
     override = overridden_compute()
@@ -51,6 +54,7 @@ def machine_fingerprint() -> dict[str, Any]:
         "system": f"{platform.system()}-{platform.machine()}",
         "python": platform.python_version(),
         "torch": str(torch.__version__),
+        "kernels": kernels.name(),
         "torch_kernels": str(torch.backends.cpu.get_cpu_capability()),
         "transformers": str(transformers.__version__),
         "threads": torch.get_num_threads(),

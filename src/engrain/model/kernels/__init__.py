@@ -117,28 +117,33 @@ def _threads() -> int:
     return torch.get_num_threads()
 
 
-@cache
-def _found() -> tuple[ctypes.CDLL | None, str, str]:
-    """Library, name, and why there is none."""
+def load(isa: str) -> tuple[ctypes.CDLL | None, str]:
+    """The library of one instruction set, or why it can't be used here."""
     # Torch brings the OpenMP library whose threads both are to share.
     import torch  # noqa: F401
 
-    flags = processor()[1]
-    wanted = build.digest()
-    why = "they were not compiled; see `python -m engrain.model.kernels.build`"
+    path = build.library(isa)
+    if not NEEDED[isa] <= processor()[1]:
+        return None, f"the processor has no {isa}"
+    if not path.exists():
+        return None, "they were not compiled; see `python -m engrain.model.kernels.build`"
+    try:
+        found = ctypes.CDLL(str(path))
+        found.engrain_sources.restype = ctypes.c_char_p
+        made_from = found.engrain_sources().decode()
+    except (OSError, AttributeError) as error:
+        return None, f"{path.name} can't be loaded: {error}"
+    if made_from != build.digest():
+        return None, f"{path.name} was made from other sources; compile the kernels again"
+    return found, ""
+
+
+@cache
+def _found() -> tuple[ctypes.CDLL | None, str, str]:
+    """Library, name, and why there is none."""
+    why = ""
     for isa in build.sets():
-        path = build.library(isa)
-        if not NEEDED[isa] <= flags or not path.exists():
-            continue
-        try:
-            found = ctypes.CDLL(str(path))
-            found.engrain_sources.restype = ctypes.c_char_p
-            made_from = found.engrain_sources().decode()
-        except (OSError, AttributeError) as error:
-            why = f"{path.name} can't be loaded: {error}"
-            continue
-        if made_from != wanted:
-            why = f"{path.name} was made from other sources; compile the kernels again"
-            continue
-        return found, f"{isa}-{wanted[:8]}", ""
+        found, why = load(isa)
+        if found is not None:
+            return found, f"{isa}-{build.digest()[:8]}", ""
     return None, "", why
