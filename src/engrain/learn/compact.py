@@ -245,9 +245,9 @@ def _forward(layer: Layer, ordinary: Callable[..., Any], taking: Taking) -> Call
         if seen.context is not None:
             key, value = seen.context.keys[layer.index], seen.context.values[layer.index]
             key, value = key.to(kind), value.to(kind)
-            lengths = seen.context.lengths_of(rows)
+            lengths = seen.lengths(rows)
         around = Seen.of(key, value, lengths, layer.window, layer.scale)
-        cos, sin = (part.expand(rows, -1, -1).contiguous() for part in turn)
+        cos, sin = seen.turned(turn, rows)
         with torch.autocast("cpu", enabled=False):
             found: Tensor = _Pass.apply(  # type: ignore[no-untyped-call]
                 hidden, cos, sin, layer, around, taking, *layer.tensors()

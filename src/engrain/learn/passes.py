@@ -38,6 +38,8 @@ class _Outer(ctypes.Structure):
     ]
 
 
+TILE, WIDE = 4, 96
+"""Rows and columns of a tile of a product, as in update.c."""
 LONGEST = 512
 """Most tokens of a product that is used at once; above, torch's own products are faster."""
 
@@ -114,9 +116,8 @@ class Move:
         ):
             return False
         tokens, outs, ins = len(into), *weight.shape
-        room = library.engrain_outer_room
-        room.restype, room.argtypes = ctypes.c_int64, (ctypes.c_int64,) * 3
-        pairs = torch.empty(room(tokens, outs, ins), dtype=torch.int32)
+        columns = -(-outs // TILE) * TILE + -(-ins // WIDE) * WIDE
+        pairs = torch.empty((tokens + 1) // 2 * columns, dtype=torch.int32)
         numbers = self._numbers(1.0)
         call = _Outer(tokens, outs, ins, into.data_ptr(), inward.data_ptr(), weight.data_ptr())
         call.pairs, call.numbers = pairs.data_ptr(), ctypes.addressof(numbers)

@@ -20,6 +20,8 @@ from engrain.model import kernels
 
 WIDEST = 256
 """Largest width of a head."""
+LANES, VECTORS = 16, 6
+"""Queries in a vector, and most vectors of a block, as in attention.c."""
 
 
 class _Call(ctypes.Structure):
@@ -134,12 +136,10 @@ def _call(query: Tensor, key: Tensor, value: Tensor, seen: Seen) -> tuple[_Call,
         call.context_head, call.context_token = seen.key.stride(1), seen.key.stride(2)
         call.context_key, call.context_value = seen.key.data_ptr(), seen.value.data_ptr()
     call.scale, call.threads = seen.scale, torch.get_num_threads()
-    blocks = ctypes.c_int64()
-    library.engrain_attention_lanes.restype = ctypes.c_int64
-    lanes = library.engrain_attention_lanes(
-        ctypes.c_int64(tokens * (heads // groups)), ctypes.byref(blocks)
-    )
-    return call, int(lanes), int(blocks.value)
+    # As attention.c parts the queries of a key head.
+    vectors = -(-tokens * (heads // groups) // LANES)
+    blocks = -(-vectors // VECTORS)
+    return call, -(-vectors // blocks) * LANES, blocks
 
 
 def _run(name: str, call: _Call) -> None:

@@ -190,6 +190,25 @@ class Attended:
     packing: Packing | None = None
     filling: bool = False
     masks: dict[tuple[int, ...], tuple[Tensor | None, Tensor]] = field(default_factory=dict)
+    counted: dict[int, Tensor] = field(default_factory=dict)
+    turns: dict[tuple[int, ...], tuple[Tensor, ...]] = field(default_factory=dict)
+
+    def lengths(self, rows: int) -> Tensor | None:
+        """How many tokens of each row's context are there, ``(rows,)``, int64."""
+        if self.context is None:
+            return None
+        if rows not in self.counted:
+            self.counted[rows] = self.context.lengths_of(rows)
+        return self.counted[rows]
+
+    def turned(self, turn: tuple[Tensor, Tensor], rows: int) -> tuple[Tensor, Tensor]:
+        """Rotations ``(rows, seq, dim)`` as the kernels read them; copied once for all layers."""
+        key = (id(turn[0]), id(turn[1]), rows)
+        if key not in self.turns:
+            # What the key names is kept, too, so that no other tensor takes its place.
+            self.turns[key] = (*(t.expand(rows, -1, -1).contiguous() for t in turn), *turn)
+        cos, sin, *_ = self.turns[key]
+        return cos, sin
 
     def of(self, rows: int, tokens: int, window: int | None) -> tuple[Tensor | None, Tensor]:
         """Additive masks ``(rows or 1, 1, seq, context)`` and ``(1, 1, seq, seq)``, by window."""
@@ -285,7 +304,7 @@ def _attention(
         query, key, value = packing.padded(query), packing.padded(key), packing.padded(value)
     rows, _, tokens, width = query.shape
     frozen: tuple[Tensor | None, Tensor | None] = (None, None)
-    lengths = None if seen.context is None else seen.context.lengths_of(rows)
+    lengths = seen.lengths(rows)
     if seen.context is not None:
         layer = int(module.layer_idx)
         frozen = seen.context.keys[layer], seen.context.values[layer]

@@ -36,8 +36,8 @@ EXPORT int engrain_attends(void) {
 #endif
 }
 
-/* Lanes of a block and blocks of a key head, for Python's buffers. */
-EXPORT int64_t engrain_attention_lanes(int64_t queries, int64_t *blocks) {
+/* Blocks of a key head's queries, and lanes of each; Python makes its buffers alike. */
+INLINE int64_t parted(int64_t queries, int64_t *blocks) {
     int64_t vectors = (queries + 15) / 16;
     *blocks = (vectors + VECTORS - 1) / VECTORS;
     return (vectors + *blocks - 1) / *blocks * 16;
@@ -361,7 +361,7 @@ INLINE char *furnish(Room *r, int64_t dim, int64_t lanes) {
 /* Both directions; 0 when done, 1 when there was no memory. */
 static int run(const Attention *a, int back) {
     int64_t blocks, lanes;
-    lanes = engrain_attention_lanes(a->tokens * (a->heads / a->groups), &blocks);
+    lanes = parted(a->tokens * (a->heads / a->groups), &blocks);
     int64_t tasks = a->rows * a->groups * blocks;
     int failed = 0;
 #pragma omp parallel num_threads(a->threads)

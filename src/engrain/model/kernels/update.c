@@ -116,7 +116,7 @@ typedef struct {
     int64_t tokens, outs, ins;
     const bf16 *into, *inward;
     bf16 *weight;
-    uint32_t *pairs; /* scratch: (pairs of tokens, outs) and (pairs of tokens, ins), padded */
+    uint32_t *pairs; /* scratch: (pairs of tokens, outs) and (pairs of tokens, ins), in whole tiles */
     const Numbers *numbers;
     int32_t rule, rounding, threads;
     uint32_t key1, key2;
@@ -125,12 +125,6 @@ typedef struct {
 #define TILE 4
 #define VECTORS 6
 #define WIDE (16 * VECTORS)
-
-/* Numbers of 32 bits that `pairs` must hold. */
-EXPORT int64_t engrain_outer_room(int64_t tokens, int64_t outs, int64_t ins) {
-    int64_t pairs = (tokens + 1) / 2;
-    return pairs * ((outs + TILE - 1) / TILE * TILE + (ins + WIDE - 1) / WIDE * WIDE);
-}
 
 #ifdef __AVX512BF16__
 
