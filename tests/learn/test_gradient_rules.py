@@ -282,6 +282,26 @@ def test_nothing_frozen_is_the_optimization_itself_and_all_frozen_is_no_change()
     assert torch.equal(plain["model.norm.weight"], every["model.norm.weight"])
 
 
+EVERY = [
+    name
+    for name in registry.names("optimization")
+    if issubclass(registry.get("optimization", name), PerParameter)
+]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_optimization_that_takes_rules_holds_the_triplets(name: str) -> None:
+    """At its own rate, with decay."""
+    weights = {NAME: matrix(24, 16), NAME.replace("0", "1"): matrix(16, 24)}
+    rate = registry.get("optimization", name).Config().learning_rate
+    settings = {"learning_rate": rate, "weight_decay": 0.1}
+    bench = Bench(weights, [("osft", {"rank": 8})], name, settings)
+    bench.run(50)
+    for place, start in weights.items():
+        assert max(errors(start, bench[place], 8)) < 1e-5
+        assert not torch.equal(bench[place], start)
+
+
 @pytest.mark.parametrize("name", ["adamw", "sgd", "sign", "apollo"])
 def test_bf16_weights_hold_to_their_rounding(name: str) -> None:
     """It does not add up: as far off after 200 steps as after 20."""
