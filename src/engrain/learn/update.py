@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from engrain.errors import ConfigError
+from engrain.errors import ConfigError, DivergedError
 from engrain.learn.rounding import MODES, round_into
 from engrain.learn.technique import Optimization, Rule, Setting, option
 
@@ -112,10 +112,20 @@ class PerParameter(Optimization):
 
     @torch.no_grad()
     def update(self, name: str, step: int) -> None:
-        """Move one parameter by its gradient, and clear that."""
+        """Move one parameter by its gradient, and clear that.
+
+        Raises:
+            DivergedError: the gradient is not finite; the parameter and its state are as before.
+        """
         parameter = self._parameters[name]
         assert parameter.grad is not None
         gradient, parameter.grad = parameter.grad.float(), None
+        # One sum tells, and before any state or weight has taken it in.
+        if not math.isfinite(float(gradient.sum())):
+            raise DivergedError(
+                f"The gradient of {name} is not finite at step {step + 1}.",
+                remedy="Lower optimization.learning_rate.",
+            )
         if self.config.clip > 0 and self.config.clip_scope == "each":
             norm = float(torch.linalg.vector_norm(gradient))
             gradient = gradient * min(1.0, self.config.clip / (norm + 1e-6))
