@@ -21,13 +21,14 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from engrain.learn.optimization.adamw import moments
 
 BLOCK = 256
 SMALLEST = 4096
 """Tensors with less numbers keep fp32 moments."""
-PIECE = 1 << 16
+PIECE = 1 << 17
 """Numbers that are worked on at once; a whole number of blocks."""
 
 
@@ -66,25 +67,33 @@ def unpacked_moments(state: dict[str, Tensor]) -> Iterator[tuple[Tensor, Tensor]
 
 def decode(codes: Tensor, peaks: Tensor) -> Tensor:
     """The fp32 numbers ``(count,)`` of codes."""
-    wide = _blocks(codes)
-    if codes.dtype == torch.int8:
-        wide.mul_(wide.abs()).mul_((peaks / 127**2)[:, None])
-    else:
-        wide.square_().square_().mul_((peaks / 255**4)[:, None])
-    return wide.view(-1)[: len(codes)]
+    values = torch.empty(len(codes), dtype=torch.float32, device=codes.device)
+    for out, part, some in zip(
+        values.split(PIECE), codes.split(PIECE), peaks.split(PIECE // BLOCK), strict=True
+    ):
+        wide = _blocks(part.float())
+        if codes.dtype == torch.int8:
+            wide.mul_(wide.abs()).mul_((some / 127**2)[:, None])
+        else:
+            wide.square_().square_().mul_((some / 255**4)[:, None])
+        out.copy_(wide.view(-1)[: len(part)])
+    return values
 
 
 def encode(values: Tensor, codes: Tensor, peaks: Tensor) -> None:
     """Write the nearest codes of fp32 numbers ``(count,)``, and the peaks of their blocks."""
-    wide = _blocks(values)
-    size = wide.abs()
-    torch.amax(size, 1, out=peaks)
-    size.div_(peaks.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).sqrt_()
-    if codes.dtype == torch.int8:
-        size.mul_(127).copysign_(wide).round_()
-    else:
-        size.sqrt_().mul_(255).round_().clamp_(min=1)
-    codes.copy_(size.view(-1)[: len(codes)])
+    for source, part, some in zip(
+        values.split(PIECE), codes.split(PIECE), peaks.split(PIECE // BLOCK), strict=True
+    ):
+        wide = _blocks(source)
+        size = wide.abs()
+        torch.amax(size, 1, out=some)
+        size.div_(some.clamp(min=torch.finfo(torch.float32).tiny)[:, None]).sqrt_()
+        if codes.dtype == torch.int8:
+            size.mul_(127).copysign_(wide).round_()
+        else:
+            size.sqrt_().mul_(255).round_().clamp_(min=1)
+        part.copy_(size.view(-1)[: len(part)])
 
 
 def pieces(gradient: Tensor, *written: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -95,9 +104,6 @@ def pieces(gradient: Tensor, *written: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def _blocks(flat: Tensor) -> Tensor:
-    """A fp32 copy as ``(blocks, 256)``, the last filled up with zeros."""
-    count = len(flat)
-    wide = torch.empty(-(-count // BLOCK) * BLOCK, dtype=torch.float32, device=flat.device)
-    wide[:count] = flat
-    wide[count:] = 0
-    return wide.view(-1, BLOCK)
+    """Numbers as ``(blocks, 256)``, the last filled up with zeros."""
+    missing = -len(flat) % BLOCK
+    return (pad(flat, (0, missing)) if missing else flat).view(-1, BLOCK)

@@ -32,6 +32,8 @@ from torch import Tensor
 KINDS = ("gram", "svd", "power", "random", "dct", "dct-l2")
 SPACE = ("basis", "indices")
 """The keys under which a space is kept."""
+LINES = 128
+"""Lines of a gradient that are transformed at once."""
 
 
 def along_smaller(matrix: Tensor) -> Tensor:
@@ -132,14 +134,17 @@ def cosine_scores(gradient: Tensor, power: int = 1) -> Tensor:
     """
     size, places = len(gradient), torch.arange(len(gradient), device=gradient.device)
     places = torch.cat((places[0::2], places[1::2].flip(0)))
-    # Lines are transformed as they lie in memory.
-    turned = gradient.stride(0) < gradient.stride(1)
-    lines, side = (gradient.t(), 1) if turned else (gradient, 0)
-    found = torch.fft.rfft(lines.index_select(side, places), dim=side)
-    angle = torch.arange(found.shape[side], device=gradient.device) * (-math.pi / (2 * size))
+    # Lines are transformed as they lie in memory, as many at once as fit into a cache.
+    side = int(gradient.stride(0) < gradient.stride(1))
+    lines = gradient.t() if side else gradient
+    angle = torch.arange(size // 2 + 1, device=gradient.device) * (-math.pi / (2 * size))
     factor = torch.polar(torch.ones_like(angle), angle)
-    parts = torch.view_as_real(found.mul_(factor if turned else factor[:, None]))
-    sums = (parts.abs() if power == 1 else parts.square()).sum(1 - side)
+    factor = factor if side else factor[:, None]
+    sums = gradient.new_zeros(size // 2 + 1, 2)
+    for some in lines.split(LINES, dim=1 - side):
+        found = torch.fft.rfft(some.index_select(side, places), dim=side).mul_(factor)
+        parts = torch.view_as_real(found)
+        sums += (parts.abs() if power == 1 else parts.square()).sum(1 - side)
     sums.mul_(math.sqrt(2 / size) ** power)
     sums[0] *= math.sqrt(0.5) ** power
     return torch.cat((sums[:, 0], sums[1 : (size + 1) // 2, 1].flip(0)))
@@ -157,9 +162,12 @@ def some_columns(columns: int, count: int, generator: torch.Generator) -> Tensor
 
 def some_entries(entries: int, count: int, generator: torch.Generator) -> Tensor:
     """One entry of each of ``count`` equal stretches, ascending: drawn without a permutation."""
-    edges = torch.arange(count + 1) * entries // max(1, count)
+    # Products below 2^53 are whole in fp64, and no quotient of them rounds up to the next number.
+    edges = torch.arange(count + 1, dtype=torch.float64).mul_(entries).div_(max(1, count))
+    edges.floor_()
     width = edges[1:] - edges[:-1]
-    return edges[:-1] + (torch.rand(count, generator=generator) * width).long()
+    drawn = torch.rand(count, generator=generator).double().mul_(width).floor_()
+    return drawn.add_(edges[:-1]).long()
 
 
 def _leading(columns: Tensor, rank: int) -> Tensor:
