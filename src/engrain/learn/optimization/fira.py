@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from engrain.learn.optimization.galore import Galore, GaloreConfig
-from engrain.learn.projected import growth_factor
+from engrain.learn.projected import Seen, growth_factor
 from engrain.learn.registry import register
 from engrain.learn.technique import option
 
@@ -59,32 +59,23 @@ class Fira(Galore):
             state["norm"] = parameter.new_zeros((), dtype=torch.float32)
         return state
 
-    def apply(
-        self,
-        state: dict[str, Tensor],
-        target: Tensor,
-        gradient: Tensor,
-        basis: Tensor,
-        projected: Tensor,
-        adapted: Tensor,
-        rate: float,
-    ) -> None:
+    def apply(self, state: dict[str, Tensor], target: Tensor, seen: Seen, rate: float) -> None:
         """Change the weight ``(small, large)`` by both parts."""
         config, side = self.config, 0 if self.config.granularity == "channel" else (0, 1)
+        projected, adapted = seen.projected, seen.adapted
         inside = torch.linalg.vector_norm(projected, dim=side, keepdim=True)
         factors = torch.linalg.vector_norm(adapted, dim=side, keepdim=True) / (inside + TINY)
-        whole = _energy(gradient)
+        whole = _energy(seen.gradient)
         outside = whole - projected.square().sum(0)
         outside = torch.where(outside < ROUNDING * whole, 0.0, outside)
         # The limiter looks at the residual without the correction of Adam's bias.
-        count = int(state["step"])
-        correction = math.sqrt(1 - config.beta2**count) / (1 - config.beta1**count)
+        correction = math.sqrt(1 - config.beta2**seen.count) / (1 - config.beta1**seen.count)
         norm = (outside * factors.square()).sum().sqrt() / correction
         held = growth_factor(state, norm, config.limiter)
         if held is not None:
             factors *= held
-        target.addmm_(basis.t(), adapted - factors * projected, alpha=-rate * config.scale)
-        target.addcmul_(gradient, factors, value=-rate * config.scale)
+        target.addmm_(seen.basis.t(), adapted - factors * projected, alpha=-rate * config.scale)
+        target.addcmul_(seen.gradient, factors, value=-rate * config.scale)
 
 
 def _energy(gradient: Tensor) -> Tensor:
