@@ -357,4 +357,4 @@ def meta_parameter(*shape: int) -> nn.Parameter:
     """A parameter that has a shape and takes no memory."""
     import torch
 
-    return torch.nn.Parameter(torch.empty(*shape, device="meta"), requires_grad=False)
+    return torch.nn.Parameter(torch.empty(shape, device="meta"), requires_grad=False)

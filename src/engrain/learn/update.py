@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from engrain.data.examples import Example
-from engrain.errors import ConfigError
+from engrain.errors import ConfigError, DivergedError
 from engrain.learn.passes import Move
 from engrain.learn.rounding import MODES, keys, round_into
 from engrain.learn.technique import Optimization, Rule, Setting, option
@@ -174,11 +174,16 @@ class PerParameter(Optimization):
 
     @torch.no_grad()
     def update(self, name: str, step: int) -> None:
-        """Move one parameter by its gradient, and clear that."""
+        """Move one parameter by its gradient, and clear that.
+
+        Raises:
+            DivergedError: the gradient is not finite; the parameter and its state are as before.
+        """
         parameter = self._parameters[name]
         assert parameter.grad is not None
         gradient, parameter.grad = parameter.grad, None
         factor = 1.0
+        _check_finite(gradient, name, step)
         if self.config.clip > 0 and self.config.clip_scope == "each":
             norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float32))
             factor = min(1.0, self.config.clip / (norm + 1e-6))
@@ -219,6 +224,7 @@ class PerParameter(Optimization):
         """
         if self._rules or self.config.clip > 0:
             return False
+        _check_finite(into, name, step)
         if name not in self._state:
             self._state[name] = self.state(name, self._parameters[name])
         move = self.one_pass(name, self.rate(step))
@@ -253,6 +259,15 @@ class PerParameter(Optimization):
                 self._lost[name] = tensor.clone()
             else:
                 self._state.setdefault(name, {})[key] = tensor.clone()
+
+
+def _check_finite(gradient: Tensor, name: str, step: int) -> None:
+    """Look at a gradient before any state or weight has taken it in; one sum tells."""
+    if not math.isfinite(float(gradient.sum())):
+        raise DivergedError(
+            f"The gradient of {name} is not finite at step {step + 1}.",
+            remedy="Lower optimization.learning_rate.",
+        )
 
 
 def by_vector(parameter: nn.Parameter, dim: int | None) -> nn.Parameter:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from engrain.learn.optimization.adamw import AdamWConfig, adamw_step, moments
+from engrain.learn.projected import growth_factor
 from engrain.learn.registry import register
 from engrain.learn.technique import option
 from engrain.learn.update import PerParameter
@@ -78,7 +79,9 @@ class Apollo(PerParameter):
         turned = gradient if weight.shape[0] < weight.shape[1] else gradient.t()
         factors = self._factors(name, state, turned)
         scaled = turned.mul_(factors)
-        self._limit(state, scaled)
+        held = growth_factor(state, torch.linalg.vector_norm(scaled), self.config.limiter)
+        if held is not None:
+            scaled.mul_(held)
         count = int(state["step"])
         correction = math.sqrt(1 - self.config.beta2**count) / (1 - self.config.beta1**count)
         scale = self.config.scale or turned.shape[0] / len(state["exp_avg"])
@@ -108,15 +111,6 @@ class Apollo(PerParameter):
         if self.config.granularity == "tensor":
             return _norm(adapted) / (_norm(projected) + TINY)
         return _norm(adapted, 0) / (_norm(projected, 0) + TINY)
-
-    def _limit(self, state: dict[str, Tensor], scaled: Tensor) -> None:
-        """Hold the growth of the step's norm."""
-        norm, last = torch.linalg.vector_norm(scaled), state["norm"]
-        most = self.config.limiter * last
-        if self.config.limiter and float(last) > 0 and float(norm) > float(most):
-            scaled.mul_(most / norm)
-            norm = most
-        state["norm"] = norm.clone()
 
 
 def _norm(tensor: Tensor, side: int | None = None) -> Tensor:
