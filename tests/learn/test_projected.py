@@ -17,6 +17,7 @@ from engrain.learn.projectors import KINDS, basis_of
 from engrain.learn.technique import Setting
 from engrain.learn.testing import sample_lesson
 from engrain.learn.update import PerParameter
+from engrain.model import kernels
 from tests.learn import projected_references as plain
 
 CONSTANT = {"learning_rate": plain.RATE, "warmup": 0.0, "final_fraction": 1.0, "clip": 0.0}
@@ -187,7 +188,9 @@ def test_full_density_is_adamw_to_the_bit() -> None:
         theirs, others = built("adamw", (6, 10), weight_decay=0.1, beta2=0.999)
         for step, gradient in enumerate(gradients((6, 10))):
             take(ours, weights["w0"], gradient, step)
-            take(theirs, others["w0"], gradient, step)
+            # The compiled step of AdamW differs from torch's in the last bits.
+            with kernels.without():
+                take(theirs, others["w0"], gradient, step)
             assert torch.equal(weights["w0"], others["w0"]), choose
 
 

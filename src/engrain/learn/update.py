@@ -189,8 +189,8 @@ class PerParameter(Optimization):
             factor = min(1.0, self.config.clip / (norm + 1e-6))
         if name not in self._state:
             self._state[name] = self.state(name, parameter)
-        weight = parameter.data
-        if not self._rules and (move := self.one_pass(name, self.rate(step))):
+        weight, move = parameter.data, self.one_pass(name, self.rate(step))
+        if move and not self._rules:
             chosen = keys(self._seed, name, step)
             if move.apply(weight, gradient, factor, self.config.rounding, chosen):
                 self.passed(name)
@@ -203,7 +203,10 @@ class PerParameter(Optimization):
             # torch's fused steps walk through memory and do not look at strides.
             gradient = torch.empty_like(whole).copy_(gradient)
         before = whole.clone() if self._correct else whole
-        self.move(name, whole, gradient, self.rate(step), step)
+        if move and move.apply(whole, gradient, 1.0, "nearest", (0, 0)):
+            self.passed(name)
+        else:
+            self.move(name, whole, gradient, self.rate(step), step)
         for rule in self._rules:
             rule.moved(name, before, whole, step)
         if weight.dtype != torch.float32:
