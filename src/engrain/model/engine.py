@@ -42,10 +42,10 @@ from engrain.model.loading import LoadedModel
 from engrain.model.sampling import (
     TextDecoder,
     choose,
+    choose_settled,
     decode,
     decode_after,
     row_uniforms,
-    settled,
 )
 
 MAX_BATCH_TOKENS = 16_384
@@ -421,7 +421,7 @@ class Engine:
         self, rows: list[_Row], logits: Tensor, temperature: float, top_p: float, exact: bool
     ) -> Tensor:
         """The next token of each row; an ``exact`` choice is that of the definition."""
-        uniforms = None
+        uniforms: Tensor | None = None
         if temperature > 0:
             numbers = [
                 float(row.uniforms[min(len(row.new), row.room - 1)])
@@ -429,13 +429,11 @@ class Engine:
                 if row.uniforms is not None
             ]
             uniforms = torch.tensor(numbers, dtype=torch.float64)
-        tokens = choose(logits, temperature=temperature, top_p=top_p, uniforms=uniforms)
+        how: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "uniforms": uniforms}
         if not exact:
-            return tokens
+            return choose(logits, **how)
         deviation = self._uncertain() * logits.abs().amax(dim=-1).float()
-        certain = settled(
-            logits, deviation, temperature=temperature, top_p=top_p, uniforms=uniforms
-        )
+        tokens, certain = choose_settled(logits, deviation, **how)
         if bool(certain.all()):
             return tokens
         for index in (~certain).nonzero()[:, 0].tolist():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -29,12 +30,7 @@ def choose(
     """
     if temperature <= 0.0 or uniforms is None:
         return logits.float().argmax(dim=-1)
-    probabilities, _, order = _nucleus(logits, temperature, top_p)
-    cumulative = probabilities.cumsum(dim=-1)
-    targets = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
-    picked = torch.searchsorted(cumulative, targets, right=True)
-    picked = picked.clamp_max(logits.shape[-1] - 1)
-    return (picked if order is None else order.gather(-1, picked)).squeeze(-1)
+    return _draw(logits, temperature, top_p, uniforms).tokens
 
 
 def settled(
@@ -51,39 +47,83 @@ def settled(
     False may be said of a row that would choose the same after all. Logits that are not numbers
     count as settled: computing them again gives no numbers either.
     """
+    return choose_settled(
+        logits, deviation, temperature=temperature, top_p=top_p, uniforms=uniforms
+    )[1]
+
+
+def choose_settled(
+    logits: Tensor,
+    deviation: Tensor,
+    *,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    uniforms: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """What :func:`choose` and :func:`settled` say, for little more than one of them costs."""
     if temperature <= 0.0 or uniforms is None:
         logits = logits.float()
-        least = logits.amax(dim=-1) - 2 * deviation.to(logits)
-        return (logits >= least.unsqueeze(-1)).sum(dim=-1) <= 1
+        most, tokens = logits.max(dim=-1)
+        least = most - 2 * deviation.to(logits)
+        return tokens, (logits >= least.unsqueeze(-1)).sum(dim=-1) <= 1
+    draw = _draw(logits, temperature, top_p, uniforms)
     # Odds change by at most this factor, so a share of the whole by at most a quarter of it.
     factor = (2 * deviation.to(logits.device).double() / temperature).exp().unsqueeze(-1)
     reach = (factor - 1.0) / 4
-    probabilities, dropped, order = _nucleus(logits, temperature, top_p)
-    cumulative = probabilities.cumsum(dim=-1)
-    kept = cumulative[:, -1:]
-    targets = uniforms.to(cumulative).unsqueeze(-1) * kept
-    picked = torch.searchsorted(cumulative, targets, right=True)
-    picked = picked.clamp_max(logits.shape[-1] - 1)
-    own = probabilities.gather(-1, picked)
-    above = cumulative.gather(-1, picked)
+    kept = draw.cumulative[:, -1:]
+    own = draw.probabilities.gather(-1, draw.picked)
+    above = draw.cumulative.gather(-1, draw.picked)
     # The sum of the kept probabilities is a share itself, and moves with the rest.
     margin = 3 * reach
     begins, ends = above - own <= 0.0, above >= kept
-    if order is not None:
+    if draw.order is not None:
         # Tokens near the nucleus' end may be in or out; the first is always in.
-        whole = probabilities + dropped
+        whole = draw.probabilities + draw.dropped
         edge = (whole.cumsum(dim=-1) - whole - top_p).abs() <= reach
         edge[:, 0] = False
         margin = margin + whole.masked_fill(~edge, 0.0).sum(dim=-1, keepdim=True)
         ends &= ~edge.any(dim=-1, keepdim=True)
-    upper, lower = above - targets > margin, targets - (above - own) > margin
+    upper, lower = above - draw.targets > margin, draw.targets - (above - own) > margin
     # No rounding moves where the first interval begins and the last one ends.
     certain = (upper | ends) & (lower | begins)
-    if order is not None:
+    if draw.order is not None:
         # Another token as likely as the one that was picked could have stood in its place.
         close = (whole * factor >= own) & (whole <= own * factor)
-        certain &= (close.sum(dim=-1, keepdim=True) <= 1) & ~edge.gather(-1, picked)
-    return (certain | logits.isnan().any(dim=-1, keepdim=True)).squeeze(-1)
+        certain &= (close.sum(dim=-1, keepdim=True) <= 1) & ~edge.gather(-1, draw.picked)
+        # Tokens that were left out of the order could have been near the nucleus' end.
+        certain &= reach < _out_of_reach(top_p)
+    return draw.tokens, (certain | logits.isnan().any(dim=-1, keepdim=True)).squeeze(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Draw:
+    """Tokens by falling probability (``order`` None: as they are), and where a number fell."""
+
+    probabilities: Tensor
+    dropped: Tensor
+    order: Tensor | None
+    cumulative: Tensor
+    targets: Tensor
+    picked: Tensor
+
+    @property
+    def tokens(self) -> Tensor:
+        picked = self.picked if self.order is None else self.order.gather(-1, self.picked)
+        return picked.squeeze(-1)
+
+
+def _draw(logits: Tensor, temperature: float, top_p: float, uniforms: Tensor) -> _Draw:
+    probabilities, dropped, order = _nucleus(logits, temperature, top_p)
+    cumulative = probabilities.cumsum(dim=-1)
+    targets = uniforms.to(cumulative).unsqueeze(-1) * cumulative[:, -1:]
+    picked = torch.searchsorted(cumulative, targets, right=True)
+    picked = picked.clamp_max(probabilities.shape[-1] - 1)
+    return _Draw(probabilities, dropped, order, cumulative, targets, picked)
+
+
+def _out_of_reach(top_p: float) -> float:
+    """Of the probability outside the nucleus, the half that holds the least likely tokens."""
+    return (1.0 - max(top_p, 0.0)) / 2
 
 
 def _nucleus(
@@ -93,7 +133,12 @@ def _nucleus(
     probabilities = torch.softmax(logits.double() / temperature, dim=-1)
     if top_p >= 1.0:
         return probabilities, torch.zeros_like(probabilities), None
-    probabilities, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    # Sorting a whole vocabulary takes longer than a small model does. Tokens that all together
+    # are less likely than what is left outside of the nucleus need no place in the order.
+    rare = _out_of_reach(top_p) / probabilities.shape[-1]
+    common = (~(probabilities < rare)).any(dim=0).nonzero()[:, 0]
+    probabilities, order = probabilities[:, common].sort(dim=-1, descending=True, stable=True)
+    order = common[order]
     before = probabilities.cumsum(dim=-1) - probabilities
     out = before >= max(top_p, 0.0)
     # The likeliest token stays, so top_p = 0 is greedy and not empty.

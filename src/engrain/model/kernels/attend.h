@@ -271,10 +271,10 @@ INLINE void merge(const int type, const struct attention *a, float *sums, void *
             sums[d] = 0.0f;
         for (int64_t c = begin; c < chunks; c++) {
             const float *own = partial + c * width;
-            float share = fast_exp(own[dim] - most);
-            total += own[dim + 1] * share;
+            float part = fast_exp(own[dim] - most);
+            total += own[dim + 1] * part;
             for (int64_t d = 0; d < dim; d++)
-                sums[d] += own[d] * share;
+                sums[d] += own[d] * part;
         }
         for (int64_t d = 0; d < dim; d++)
             put_input(type, out, row * out_stride + head * dim + d, sums[d] / total);
