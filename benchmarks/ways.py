@@ -108,7 +108,7 @@ def main() -> int:
     parser.add_argument("--facts", type=int, default=6, help="facts a day")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--way", action="append", choices=WAYS, help="default: both")
-    parser.add_argument("--add", type=Path, action="append", default=[], help="count its lives in")
+    parser.add_argument("--add", action="append", default=[], help="count a file's lives in")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         source = begin(args, Path(folder))
@@ -117,7 +117,7 @@ def main() -> int:
 
         loaded = load_model(source, local_only=True)
         stream = make_stream(days=args.days, facts_per_day=args.facts)
-        known = [read_json(path) for path in (args.json, *args.add)]
+        known = [read_json(path) for path in (args.json, *map(Path, args.add))]
         runs = {(r["way"], r["seed"]): r for record in known for r in record.get("runs", [])}
         for seed in range(args.seed, args.seed + args.seeds):
             for name in args.way or WAYS:
