@@ -49,6 +49,10 @@ class Job(Protocol):
     lower: bool
     """Whether the lower first figure is the better one."""
 
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What all runs of one page share."""
+
     def about(self, split: str, seed: int) -> dict[str, Any]:
         """All that a run depends on beside the recipe."""
 
@@ -76,6 +80,17 @@ class Facts:
         self.panel = load_panel().smaller({"capability": 0, **dict.fromkeys(ASKED_PARTS, 0)})
         self._made: dict[tuple[str, int], dict[str, Lesson]] = {}
 
+    @property
+    def setting(self) -> dict[str, Any]:
+        """How long the lives are, the model and the panel."""
+        return {
+            "days": self.args.days,
+            "tune_days": self.args.tune_days,
+            "facts": self.args.facts,
+            "base": self.loaded.base_digest,
+            "panel": self.panel.digest,
+        }
+
     @cache  # noqa: B019 - one object lives as long as the process
     def stream(self, split: str, seed: int) -> list[Day]:
         """The days of a seed; those for development come from other tables than all exams."""
@@ -88,13 +103,8 @@ class Facts:
 
     def about(self, split: str, seed: int) -> dict[str, Any]:
         """The stream, the model and the panel."""
-        return {
-            "job": "facts",
-            "stream": stream_digest(self.stream(split, seed)),
-            "base": self.loaded.base_digest,
-            "panel": self.panel.digest,
-            "seed": seed,
-        }
+        stream = stream_digest(self.stream(split, seed))
+        return {**self.setting, "job": "facts", "stream": stream, "seed": seed}
 
     def run(self, recipe: Recipe, split: str, seed: int) -> dict[str, Any]:
         """All days, asking all probes after each."""
@@ -187,18 +197,22 @@ class Book:
         }
         self._before: dict[str, float] = {}
 
-    def about(self, split: str, seed: int) -> dict[str, Any]:
-        """The passages that are asked, how many are learned, and the model."""
+    @property
+    def setting(self) -> dict[str, Any]:
+        """The book, how much of it is learned and asked, and the model."""
         return {
-            "job": "book",
             "book": canonical_digest(self.text),
-            "asked": canonical_digest(self.asked[split]),
             "passage": self.args.passage,
             "steps": self.args.steps,
             "batch": self.args.batch,
+            "held": self.args.held,
             "base": self.loaded.base_digest,
-            "seed": seed,
         }
+
+    def about(self, split: str, seed: int) -> dict[str, Any]:
+        """The setting, and the passages that are asked."""
+        asked = canonical_digest(self.asked[split])
+        return {**self.setting, "job": "book", "asked": asked, "seed": seed}
 
     def run(self, recipe: Recipe, split: str, seed: int) -> dict[str, Any]:
         """Learn passages that the seed draws; the loss before and after, nats a token."""
@@ -231,9 +245,7 @@ class Book:
                 encode(self.loaded.tokenizer, text, max_length=self.loaded.max_length)
                 for text in rows
             ]
-            losses = losses_of(
-                *hidden_states(self.loaded, Batch.of(examples, self.loaded.pad_id))
-            )
+            losses = losses_of(*hidden_states(self.loaded, Batch.of(examples, self.loaded.pad_id)))
             total, count = total + float(losses.double().sum()), count + losses.numel()
         return total / count
 
