@@ -71,6 +71,7 @@ def time_of(record: Mapping[str, Any], name: str) -> Row:
     runs = [run for run in _runs(record, "time") if "unavailable" not in run]
     torchs = {run["round"]: run for run in runs if run["contestant"] == TORCH}
     own = [run for run in runs if run["contestant"] == name]
+    own = [run for run in own if run["key"] == own[-1]["key"]]
     found: Row = {"rounds": len(own)} if own else {}
     for key in ("step_seconds", "update_seconds"):
         seconds = [statistics.median(run[key]) for run in own]

@@ -153,12 +153,14 @@ class Page:
             )
 
     def known(self, part: str, key: str) -> list[dict[str, Any]]:
-        """The runs of one digest."""
-        return [run for run in self.runs(part) if run["key"] == key]
+        """The runs of one digest; a process that failed has not run."""
+        return [r for r in self.runs(part) if r["key"] == key and not r.get("failed")]
 
     def add(self, part: str, run: Mapping[str, Any]) -> None:
-        """Keep a run; the file is written."""
-        self.runs(part).append({**run, "commit": self.commit})
+        """Keep a run in the place of one that failed; the file is written."""
+        runs = self.runs(part)
+        runs[:] = [r for r in runs if not (r["key"] == run["key"] and r.get("failed"))]
+        runs.append({**run, "commit": self.commit})
         self.record[part]["about"] = about(self.args)
         self.write()
 
@@ -324,7 +326,7 @@ def parse() -> argparse.Namespace:
         args.model, args.only = TINY, args.only or list(SOME)
         args.memory_shape = args.time_shape = "tiny"
         args.memory_steps, args.time_steps, args.time_context, args.repeats = 2, 2, 64, 1
-        args.grid, args.seeds, args.days, args.tune_days, args.facts = [0.3, 1.0], 2, 2, 1, 1
+        args.grid, args.seeds, args.days, args.tune_days, args.facts = [0.3, 1.0], 2, 2, 1, 2
         args.passage, args.steps, args.batch, args.held = 64, 3, 2, 4
     if unknown := set(args.only or ()) - set(contestants()):
         parser.error(f"no contestant {', '.join(sorted(unknown))}; see `engrain methods list`")

@@ -220,7 +220,7 @@ def test_a_quick_page_of_optimizers(
     assert rows["sgd"]["memory"]["state_bytes"] == 0
     assert 2 < rows["hft"]["memory"]["state_bytes_per_number"] < 6
     for row in rows.values():
-        assert row["memory"]["gradient_release"] and row["memory"]["peak_extra_bytes"] > 0
+        assert row["memory"]["gradient_release"] is True
         assert 0 < row["time"]["update_seconds"] < row["time"]["step_seconds"]
         assert row["time"]["step_ratio"] > 0
         assert row["facts"]["seeds"] == row["book"]["seeds"] == [0, 1]
