@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks import ours, peers
 from benchmarks.common import RESULTS, about, options, print_table, write_json
 from benchmarks.measure import contestant, model_folder, summary
-from benchmarks.shapes import SHAPES, token_ids
+from benchmarks.shapes import CUT, SHAPES, token_ids
 
 PARTS = ("context", "size", "adapters")
 OURS = ("ours-cached", "ours-recomputed")
@@ -198,7 +198,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--contexts", type=int, nargs="*", default=[512, 1024, 2048, 4096, 8192])
     parser.add_argument("--context", type=int, default=2048, help="where the size of models grows")
     parser.add_argument(
-        "--shapes", nargs="*", choices=list(SHAPES), default=[s for s in SHAPES if s != "tiny"]
+        "--shapes", nargs="*", choices=list(SHAPES), default=[s for s in SHAPES if s not in CUT]
     )
     parser.add_argument("--counts", type=int, nargs="*", default=[0, 1, 4, 16, 64])
     parser.add_argument("--targets", type=int, default=64)

@@ -91,11 +91,17 @@ class Shape:
 SHAPES = {
     "tiny": Shape("llama", 64, 2, 4, 2, 16, 128, 264, True),
     "pocket": Shape("llama", 256, 12, 4, 4, 64, 704, 8192, True),
+    "smollm2-6-layers": Shape("llama", 576, 6, 9, 3, 64, 1536, 264, True),
     "smollm2-135m": Shape("llama", 576, 30, 9, 3, 64, 1536, 49152, True),
     "qwen3-0.6b": Shape("qwen3", 1024, 28, 16, 8, 128, 3072, 151936, True),
     "tinyllama-1.1b": Shape("llama", 2048, 22, 32, 4, 64, 5632, 32000, False),
 }
-"""Sizes from the published config.json of each model; ``tiny`` is for smoke tests."""
+"""Sizes from the published config.json of each model; ``tiny`` is for smoke tests.
+
+``smollm2-6-layers`` has layers of the real size and few of them: 21 million weights, no vocabulary.
+"""
+CUT = ("tiny", "smollm2-6-layers")
+"""Those that are no whole model."""
 
 
 def write_model(name: str, folder: Path, *, dtype: str = "bfloat16", seed: int = 0) -> Path:

@@ -21,7 +21,10 @@ import engrain
 from engrain import config as engrain_config
 from engrain.learn import recipe as recipes
 from engrain.learn import registry
-from engrain.learn.technique import CATEGORIES
+from engrain.learn.technique import CATEGORIES, Rule, meta_parameter
+
+MATRIX = (576, 1536)
+"""The shape on which the state of optimizations is told: a feed-forward matrix of SmolLM2-135M."""
 
 MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 
@@ -103,11 +106,53 @@ def techniques() -> str:
     rows = []
     for category in CATEGORIES:
         for name in registry.names(category):
-            cls = registry.get(category, name)
-            first = prose(inspect.getdoc(import_module(cls.__module__)) or "").split("\n\n")[0]
-            link = f"[{name}](../{page_of(category, name)})"
-            rows.append((category, link, " ".join(first.split())))
+            rows.append((category, link_to(category, name), first_of(registry.get(category, name))))
     return table(("category", "name", "what it does"), rows)
+
+
+def link_to(category: str, name: str) -> str:
+    """A link to a technique's page, from a page one folder deep."""
+    return f"[{name}](../{page_of(category, name)})"
+
+
+def first_of(cls: type[Any]) -> str:
+    """The first paragraph of a technique's module."""
+    said = prose(inspect.getdoc(import_module(cls.__module__)) or "")
+    return " ".join(said.split("\n\n")[0].split())
+
+
+def memory_of(cls: type[Any]) -> str:
+    """What a technique's module says after "Memory:", up to the end of the sentence."""
+    said = " ".join(prose(inspect.getdoc(import_module(cls.__module__)) or "").split())
+    found = re.search(r"Memory: (.*?)(?:\.(?= [A-Z])|\.?$)", said)
+    return found[1] if found else ""
+
+
+def optimizations() -> str:
+    """Every optimization, with the bytes of its state for a number of a matrix."""
+    matrix = {"weight": meta_parameter(*MATRIX)}
+    rows = []
+    for name in registry.names("optimization"):
+        cls = registry.get("optimization", name)
+        if not issubclass(cls, Rule):
+            technique: Any = registry.build("optimization", name)
+            share = technique.state_bytes(matrix) / matrix["weight"].numel()
+            rows.append(
+                (link_to("optimization", name), first_of(cls), memory_of(cls), f"{share:.3g}")
+            )
+    rows_, columns = MATRIX
+    last = f"bytes a number, {rows_} x {columns}"
+    return table(("name", "what it does", "state", last), rows)
+
+
+def rules() -> str:
+    """Every rule, with what it keeps or saves."""
+    rows = []
+    for name in registry.names("optimization"):
+        cls = registry.get("optimization", name)
+        if issubclass(cls, Rule):
+            rows.append((link_to("optimization", name), first_of(cls), memory_of(cls)))
+    return table(("name", "what it does", "memory"), rows)
 
 
 def named_recipes() -> str:
@@ -217,8 +262,10 @@ def spelled(option: Any) -> str:
 GENERATORS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "errors": errors,
+    "optimizations": optimizations,
     "public_names": public_names,
     "recipes": named_recipes,
+    "rules": rules,
     "settings": settings,
     "techniques": techniques,
 }

@@ -222,6 +222,23 @@ def test_joint_learns_once_from_the_base(
     assert tensor_digest(loaded.weights()) == base
 
 
+def test_lessons_that_were_made_before_are_learned_as_they_are(
+    loaded: LoadedModel, panel: Panel, stream: list[Day], by_rule: list[dict[str, Any]]
+) -> None:
+    base = tensor_digest(loaded.weights())
+    lessons = life.study_life(loaded, stream, seed=3)
+    assert list(lessons) == [day_.id for day_ in stream]
+    # The untaught model makes each lesson after those of the days before.
+    assert [call["state"] for call in by_rule] == [base, base]
+    assert [call["earlier"] for call in by_rule] == [0, 1]
+    studied = life.run_life(loaded, stream, short("naive-full"), panel, seed=3)
+    count = len(by_rule)
+    given = life.run_life(loaded, stream, short("naive-full"), panel, seed=3, lessons=lessons)
+    assert len(by_rule) == count
+    assert [d.state for d in given.days] == [d.state for d in studied.days]
+    assert all(d.study_seconds == 0 < d.train_seconds for d in given.days)
+
+
 @pytest.mark.parametrize("recipe", ["default", "joint"])
 @pytest.mark.parametrize("empty", ["day-01", "day-02"])
 def test_a_day_without_anything_to_learn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib
 import json
 import sys
@@ -12,9 +13,21 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import lesson, machine, measure, peers, scaling, step
+from benchmarks import (
+    lesson,
+    machine,
+    measure,
+    optimizer_jobs,
+    optimizers,
+    peers,
+    scaling,
+    step,
+)
+from benchmarks import optimizer_page as page
 from benchmarks.measure import Meter, contestant, measured, summary
 from benchmarks.shapes import SHAPES, token_ids, write_model
+from engrain.errors import UsageError
+from engrain.learn import registry
 
 
 @pytest.fixture
@@ -31,9 +44,9 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         target = place / shape
         return target if target.exists() else write_model(shape, target)
 
-    for module in (step, scaling, machine):
+    for module in (step, scaling, machine, optimizers):
         monkeypatch.setattr(module, "contestant", run)
-    for module in (step, scaling):
+    for module in (step, scaling, optimizers):
         monkeypatch.setattr(module, "model_folder", folder)
     return asked
 
@@ -184,6 +197,125 @@ def test_a_quick_look_at_scaling(
     for row in record["adapters"]:
         assert row["fold_seconds"] > 0 and row["mean_step_seconds"] > 0
     assert target.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_quick_page_of_optimizers(
+    here: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "optimizers.json"
+    words = "".join(f"Line {i} of a book that nobody wrote: {i * i} ducks.\n" for i in range(400))
+    (tmp_path / "none.txt.gz").write_bytes(gzip.compress(words.encode()))
+    book = ["--books", str(tmp_path), "--book", "none"]
+    monkeypatch.setattr(
+        sys, "argv", ["optimizers", "--quick", *book, "--threads", "1", "--json", str(target)]
+    )
+    assert optimizers.main() == 0
+    record = json.loads(target.read_text())
+    rows = {row["name"]: row for row in record["rows"]}
+    assert list(rows) == ["adamw", "sgd", "hft"]
+    assert record["state_equals_formula"] is True
+    # 8 bytes a number and a step count a parameter, nothing, and half of the matrices.
+    assert 8 < rows["adamw"]["memory"]["state_bytes_per_number"] < 8.1
+    assert rows["sgd"]["memory"]["state_bytes"] == 0
+    assert 2 < rows["hft"]["memory"]["state_bytes_per_number"] < 6
+    for row in rows.values():
+        assert row["memory"]["gradient_release"] is True
+        assert 0 < row["time"]["update_seconds"] < row["time"]["step_seconds"]
+        assert row["time"]["step_ratio"] > 0
+        assert row["facts"]["seeds"] == row["book"]["seeds"] == [0, 1]
+        assert row["facts"]["rate"] in row["facts"]["grid"]
+        assert row["facts"]["figures"]["forgetting"]["count"] == 2
+    assert rows["adamw"]["book"]["difference"] == {}
+    assert rows["adamw"]["book"]["figures"]["loss_change"]["mean"] < 0
+    gap = rows["sgd"]["book"]["difference"]["loss"]
+    losses = [rows[name]["book"]["figures"]["loss"]["mean"] for name in ("sgd", "adamw")]
+    assert gap["mean"] == pytest.approx(losses[0] - losses[1]) and gap["count"] == 2
+    assert target.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    # Lessons are made once a seed and split: one for development, two held out.
+    lessons = list((tmp_path / "optimizers-lessons").iterdir())
+    assert len(lessons) == 3
+
+    def never(*given: Any, **named: Any) -> Any:
+        raise AssertionError("a run was made twice")
+
+    processes = len(here)
+    for name in ("run_life", "study_life", "Learner"):
+        monkeypatch.setattr(optimizer_jobs, name, never)
+    assert optimizers.main() == 0
+    assert len(here) == processes
+    assert json.loads(target.read_text())["rows"] == record["rows"]
+    # One more contestant is all that is run; times are taken beside their references again.
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--part", "time", "--only", "sign"])
+    assert optimizers.main() == 0
+    names = [run["contestant"] for run in json.loads(target.read_text())["time"]["runs"]]
+    assert names[processes // 2 :] == ["nothing", "torch-adamw", "adamw", "sign"]
+    # Another setting needs a file of its own.
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--targets", "8"])
+    with pytest.raises(UsageError, match="targets"):
+        optimizers.main()
+
+
+def test_every_technique_is_on_the_page_of_optimizers() -> None:
+    found = optimizers.contestants({"apollo.rank": 2, "hft.ratio": 0.25})
+    named = {*registry.names("optimization"), *registry.names("architecture")} - {"full"}
+    assert set(found) == named and next(iter(found)) == "adamw"
+    assert found["apollo"].recipe.optimization.settings == {"rank": 2}
+    assert found["hft"].recipe.rules[0].settings == {"ratio": 0.25}
+    for c in found.values():
+        assert c.recipe.build()["optimization"][0].name == (
+            c.name if c.kind == "optimization" else "adamw"
+        )
+        short = c.shortened().recipe
+        assert short.min_steps == 64 and short.to_dict()["architecture"]["name"] == (
+            c.recipe.architecture.name
+        )
+    # What the published intervals would never let happen in a lesson happens some times.
+    assert found["badam"].shortened().recipe.rules[0].settings == {"interval": 6}
+    assert found["apollo"].shortened().recipe.to_dict()["optimization"]["refresh"] == 25
+
+
+def test_a_book_is_left_out_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "page.json"
+    words = ["--quick", "--part", "book", "--books", str(tmp_path), "--json", str(target)]
+    monkeypatch.setattr(sys, "argv", ["optimizers", *words])
+    assert optimizers.main() == 0
+    assert "book is left out" in capsys.readouterr().err
+    assert "--books" in json.loads(target.read_text())["book"]["skipped"]
+
+
+def test_differences_of_optimizers_are_taken_seed_by_seed() -> None:
+    def run(name: str, seed: int, forgetting: float, recall: float, recipe: str) -> dict[str, Any]:
+        figures = {"forgetting": forgetting, "recall_final": recall, "learning_accuracy": recall}
+        return {
+            "contestant": name,
+            "seed": seed,
+            "split": "held-out",
+            "recipe": recipe,
+            "figures": figures,
+        }
+
+    base = [run("adamw", s, 0.5 + 0.1 * s, 0.4 + 0.1 * s, "a") for s in range(4)]
+    less = [run("hft", s, 0.4 + 0.1 * s, 0.4 + 0.1 * s + 0.01 * (-1) ** s, "b") for s in range(4)]
+    old = [run("hft", 9, 0.0, 1.0, "an earlier recipe")]
+    tuned = [{**run("hft", 7, 0.0, 1.0, "b"), "split": "development"}]
+    broken = {**run("sgd", 0, 0, 0, "c"), "diverged": "The loss is inf at step 1."}
+    del broken["figures"]
+    record = {"facts": {"runs": [*base, *old, *less, *tuned, broken]}}
+    kinds = {
+        "adamw": ("optimization", "full"),
+        "hft": ("rule", "full"),
+        "sgd": ("optimization", ""),
+    }
+    rows = {row["name"]: row for row in page.rows(record, kinds)}
+    assert rows["hft"]["facts"]["seeds"] == [0, 1, 2, 3]
+    gap = rows["hft"]["facts"]["difference"]["forgetting"]
+    assert gap["mean"] == pytest.approx(-0.1) and gap["interval"]["high"] < 0
+    assert rows["sgd"]["facts"]["diverged"] == [0] and rows["sgd"]["facts"]["figures"] == {}
+    told = page.verdict(list(rows.values()))
+    assert told["forget_less_and_recall_no_less"] == ["hft"] and told["recall_less"] == []
 
 
 def test_the_stages_of_a_lesson_add_up() -> None:

@@ -26,12 +26,12 @@ from engrain.exam.probes import ProbeResult, ask
 from engrain.learn.fold import fold
 from engrain.learn.learner import Learner
 from engrain.learn.memory import peak_memory_bytes
+from engrain.learn.recipe import Recipe
 from engrain.model.digest import tensor_digest
 from engrain.model.engine import Engine
 from engrain.model.threads import machine_fingerprint
 
 if TYPE_CHECKING:
-    from engrain.learn.recipe import Recipe
     from engrain.model.adapter import Adapter
     from engrain.model.loading import LoadedModel
 
@@ -84,13 +84,16 @@ def run_life(
     seed: int = 0,
     effort: str = "normal",
     on_day: OnDay | None = None,
+    lessons: Mapping[str, Lesson] | None = None,
 ) -> LifeResult:
     """Learn a stream with one recipe and seed, from the base weights, asking all probes daily.
 
     A recipe that restarts (``joint``) studies every day as the base model and learns once, on the
-    last day: it bounds the last row of the others from above.
+    last day: it bounds the last row of the others from above. ``lessons`` by day, as
+    :func:`study_life` makes them, are learned in the place of those that the taught model would
+    make: recipes then differ in nothing else.
     """
-    life = _Life(loaded, stream, recipe, seed, effort)
+    life = _Life(loaded, stream, recipe, seed, effort, made=lessons or {})
     before = run_panel(life.serve(()), panel)
     history = ProbeHistory([day.id for day in stream])
     history.add_day(ask_all(life.engine, stream))
@@ -146,6 +149,17 @@ def run_life(
     return LifeResult(run, tuple(records), recipe.digest, machine_fingerprint())
 
 
+def study_life(
+    loaded: LoadedModel, stream: Sequence[Day], *, seed: int = 0, effort: str = "normal"
+) -> dict[str, Lesson]:
+    """The lesson of each day as the untaught model makes it after those of the days before."""
+    life = _Life(loaded, stream, Recipe("study"), seed, effort)
+    life.serve(())
+    for day in stream:
+        life.lessons.append(life.study(day)[0])
+    return {day.id: lesson for day, lesson in zip(stream, life.lessons, strict=True)}
+
+
 @dataclass
 class _Life:
     """What one run carries from day to day."""
@@ -155,6 +169,7 @@ class _Life:
     recipe: Recipe
     seed: int
     effort: str
+    made: Mapping[str, Lesson] = field(default_factory=dict)
     lessons: list[Lesson] = field(default_factory=list)
     adapters: list[Adapter] = field(default_factory=list)
 
@@ -170,6 +185,8 @@ class _Life:
 
     def study(self, day: Day) -> tuple[Lesson, float, str]:
         """The day's lesson, the seconds it took to make, and why it is empty, if it is."""
+        if day.id in self.made:
+            return self.made[day.id], 0.0, ""
         began = time.perf_counter()
         try:
             lesson = make_lesson(
