@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,10 @@ from engrain.config import resolve
 from engrain.data.lessons import Probe
 from engrain.data.messages import Conversation
 from engrain.learn import recipe, registry
+from engrain.learn.learner import Learner
 from engrain.learn.technique import CATEGORIES
-from engrain.learn.testing import check_technique
+from engrain.learn.testing import check_technique, recipe_with, sample_lesson
+from engrain.model.testing import tiny_model
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -82,10 +85,26 @@ def shown_technique(tmp_path: Path) -> Iterator[str]:
 
 def test_the_technique_shown_passes_the_conformance_suite(shown_technique: str) -> None:
     assert check_technique("regularization", shown_technique)
-    mixed = block("docs/how-to/add-a-technique.md", "python", 2)
+    mixed = block("docs/how-to/add-a-technique.md", "python", 3)
     names: dict[str, object] = {}
     exec(compile(mixed, "add-a-technique.md", "exec"), names)
     assert [choice.name for choice in names["recipe"].regularization] == ["kl_anchor", "l2_anchor"]
+
+
+def test_the_rule_shown_holds_half_of_the_parameters_in_each_step() -> None:
+    names: dict[str, Any] = {"__name__": "every_second"}
+    try:
+        exec(compile(block("docs/how-to/add-a-technique.md", "python", 2), "rule", "exec"), names)
+        rule = registry.build("optimization", "every_second")
+        for name in ("model.a", "model.b"):
+            moves = [rule.moves(name, step) for step in range(4)]
+            assert moves in ([True, False] * 2, [False, True] * 2)
+        result = Learner(recipe_with("optimization", "every_second")).run(
+            tiny_model("llama"), sample_lesson()
+        )
+        assert result.steps == 6
+    finally:
+        registry._techniques["optimization"].pop("every_second", None)
 
 
 def test_every_source_of_the_panel_is_attributed_with_its_licence() -> None:
