@@ -13,6 +13,7 @@ import argparse
 import gzip
 import math
 import random
+import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -126,7 +127,7 @@ class Facts:
             stream = self.stream(split, seed)
             record = read_json(path).get("lessons", [])
             if not record:
-                print(f"  lessons of {split}, seed {seed}, are made", flush=True)
+                print(f"  facts: lessons of {split}, seed {seed}", file=sys.stderr, flush=True)
                 made = self._by_rule(stream) if self.args.model == TINY else None
                 found = made or study_life(self.loaded, stream, seed=seed)
                 record = [lesson_record(lesson) for lesson in found.values()]

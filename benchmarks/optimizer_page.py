@@ -258,9 +258,9 @@ def plot(found: Sequence[Row], path: Path) -> Path:
         "font.size": 10,
     }
     panels = (
-        ("facts", "recall_final", "recall after the last day", "More is better"),
-        ("facts", "forgetting", "forgetting", "Less is better"),
-        ("book", "loss", "loss of held-out passages", "Less is better"),
+        ("facts", "recall_final", "recall after the last day", "More is better", (0.0, 1.0)),
+        ("facts", "forgetting", "forgetting", "Less is better", (-1.0, 1.0)),
+        ("book", "loss", "loss of held-out passages", "Less is better", (0.0, math.inf)),
     )
     with matplotlib.rc_context({**style, "xtick.color": SOFT, "ytick.color": INK}):
         height = 1.6 + 0.27 * max(4, len(lines))
@@ -278,14 +278,15 @@ def plot(found: Sequence[Row], path: Path) -> Path:
         bars.set_yticks(list(places), [row["name"] for row in lines])
         bars.set_xlabel("bytes of state a trained number")
         bars.set_title("Memory", loc="left", fontweight="bold", fontsize=11)
-        for axes, (part, name, label, title) in zip(others, panels, strict=True):
+        for axes, (part, name, label, title, (least, most)) in zip(others, panels, strict=True):
             for place, row in zip(places, lines, strict=True):
                 value = _mean(row, part, name)
                 if value is None:
                     continue
                 low, high = _interval(row[part]["figures"][name])
                 if low is not None and high is not None:
-                    axes.plot([low, high], [place, place], color=COLOURS[row["kind"]], lw=1.6)
+                    ends = [max(low, least), min(high, most)]
+                    axes.plot(ends, [place, place], color=COLOURS[row["kind"]], lw=1.6)
                 axes.plot([value], [place], "o", color=COLOURS[row["kind"]], markersize=5)
                 if row["name"] == BASELINE:
                     axes.axvline(value, color=SOFT, linewidth=0.9, linestyle=(0, (2, 3)), zorder=1)

@@ -213,7 +213,7 @@ def test_a_quick_page_of_optimizers(
     assert optimizers.main() == 0
     record = json.loads(target.read_text())
     rows = {row["name"]: row for row in record["rows"]}
-    assert list(rows) == ["adamw", "sgd", "hft"]
+    assert list(rows) == ["adamw", "hft", "sgd"]
     assert record["state_equals_formula"] is True
     # 8 bytes a number and a step count a parameter, nothing, and half of the matrices.
     assert 8 < rows["adamw"]["memory"]["state_bytes_per_number"] < 8.1
