@@ -41,10 +41,6 @@ class Nothing(PerParameter):
         """Clear the gradient."""
         self._parameters[name].grad = None
 
-    def update_by_product(self, name: str, into: Tensor, inward: Tensor, step: int) -> bool:
-        """Let the gradient be formed."""
-        return False
-
 
 class TorchAdamW(Optimization):
     """``torch.optim.AdamW(fused=True)`` as anybody uses it: state in the weights' own type."""
@@ -116,8 +112,11 @@ class Watched:
     def build(self) -> dict[str, list[Technique]]:
         """The techniques, with a stopwatch on all that makes a step of a gradient."""
         self.built = with_peer(self._recipe, self._peer)
-        methods = ("begin", "update", "update_by_product", "step")
-        self.watch.watch(self.built["optimization"][0], *methods)
+        optimization = self.built["optimization"][0]
+        # A step that is taken by the factors of its gradient has no time of its own.
+        if isinstance(optimization, PerParameter):
+            vars(optimization)["product"] = lambda *_: None
+        self.watch.watch(optimization, "begin", "update", "step")
         self.watch.watch(self.built["architecture"][0], "stepped")
         return self.built
 

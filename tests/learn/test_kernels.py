@@ -1,6 +1,6 @@
 """Kernels of training do what torch does: updates, attention, losses, a layer as one step."""
 
-import itertools
+import ctypes
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,7 +12,7 @@ from engrain.learn import passes, registry
 from engrain.learn.compact import compacted, read
 from engrain.learn.heads import Head
 from engrain.learn.learner import Learner
-from engrain.learn.passes import Move
+from engrain.learn.passes import Move, Product
 from engrain.learn.recipe import Choice, Recipe
 from engrain.learn.rounding import keys, round_into
 from engrain.learn.technique import Setting
@@ -86,6 +86,38 @@ def test_a_step_in_one_pass_is_torchs_step(
         assert error(found, truth) < 1e-4
 
 
+class Outer(ctypes.Structure):
+    """The arguments of engrain_outer_move, as lesson.h has them."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in "tokens outs ins".split()),
+        *((name, ctypes.c_void_p) for name in "into inward weight pairs numbers".split()),
+        *((name, ctypes.c_int32) for name in "rule rounding threads".split()),
+        *((name, ctypes.c_uint32) for name in "key1 key2".split()),
+    ]
+
+
+def by_factors(
+    move: Move | None,
+    weight: torch.Tensor,
+    into: torch.Tensor,
+    inward: torch.Tensor,
+    rounding: str,
+    chosen: tuple[int, int],
+) -> int:
+    """Move a weight by ``into^T inward``, or write that into it."""
+    library: Any = kernels.library()
+    tokens, outs, ins = len(into), *weight.shape
+    pairs = torch.empty((tokens + 1) // 2 * (outs + ins + 192), dtype=torch.int32)
+    numbers = None if move is None else move.numbers(1.0)
+    pointers = [tensor.data_ptr() for tensor in (into, inward, weight, pairs)]
+    address = 0 if numbers is None else ctypes.addressof(numbers)
+    rule = 3 if move is None else passes.RULES[move.rule]
+    call = Outer(tokens, outs, ins, *pointers, address, rule, passes.ROUNDINGS[rounding], 2)
+    call.key1, call.key2 = chosen[0], chosen[1] | 1
+    return int(library.engrain_outer_move(ctypes.byref(call)))
+
+
 @BLOCKS
 @pytest.mark.parametrize("shape", [(1, 4, 16), (64, 96, 96), (7, 5, 33), (65, 130, 2100)])
 @pytest.mark.parametrize("rule", ["sgd", "sign"])
@@ -97,13 +129,16 @@ def test_a_step_by_the_factors_of_a_gradient(shape: tuple[int, int, int], rule: 
     gradient = into.float().t() @ inward.float()
     truth -= 0.01 * (gradient if rule == "sgd" else gradient.sign())
     weight = before.clone()
-    assert Move(rule, 0.01).apply_product(weight, into, inward, "nearest", (1, 2))
+    assert not by_factors(Move(rule, 0.01), weight, into, inward, "nearest", (1, 2))
     clear = gradient.abs() > 1e-3
     assert torch.allclose(weight.float()[clear], truth[clear], rtol=2**-7, atol=1e-3)
+    formed = torch.empty_like(before)
+    assert not by_factors(None, formed, into, inward, "nearest", (0, 0))
+    assert torch.allclose(formed.float(), gradient, rtol=2**-8, atol=1e-4)
     again = before.clone()
     with_chance = [before.clone() for _ in range(2)]
     for out in with_chance:
-        assert Move(rule, 0.01).apply_product(out, into, inward, "stochastic", keys("w", 1))
+        assert not by_factors(Move(rule, 0.01), out, into, inward, "stochastic", keys("w", 1))
     assert torch.equal(*with_chance)
     # The same random numbers as the rounding of a stored result, at each position.
     round_into(again, before.float(), "stochastic", "w", 1, lost=again[:0])
@@ -111,9 +146,24 @@ def test_a_step_by_the_factors_of_a_gradient(shape: tuple[int, int, int], rule: 
     assert error(with_chance[0], truth) < 2**-7
 
 
-def test_more_tokens_than_pay_are_left_to_torch() -> None:
-    many = torch.randn(passes.LONGEST + 1, 4).bfloat16()
-    assert not Move("sgd", 0.1).apply_product(many[:4].t().clone(), many, many, "nearest", (1, 2))
+def test_what_is_not_finite_moves_nothing() -> None:
+    into, inward = torch.randn(6, 40).bfloat16(), torch.randn(6, 20).bfloat16()
+    into[5, 39] = torch.inf
+    weight = torch.zeros(40, 20).bfloat16()
+    assert by_factors(Move("sgd", 0.1), weight, into, inward, "nearest", (1, 2)) == 2
+    assert not weight.any()
+
+
+def test_only_steps_without_moments_are_taken_by_product() -> None:
+    weight, first = torch.zeros(4, 6).bfloat16(), torch.zeros(4, 6)
+    sign = Move("sign", 0.1)
+    assert Product.of("w", weight, sign, "nearest", (1, 2)) is not None
+    assert Product.of("w", weight, None, "nearest", (1, 2)) is None
+    assert Product.of("w", weight, sign, "kahan", (1, 2)) is None
+    assert Product.of("w", weight.float(), sign, "nearest", (1, 2)) is None
+    assert Product.of("w", weight.t(), sign, "nearest", (1, 2)) is None
+    moving = Move("adamw", 0.1, first=first, second=first)
+    assert Product.of("w", weight, moving, "nearest", (1, 2)) is None
 
 
 def test_threads_change_no_bit() -> None:
@@ -293,22 +343,23 @@ def test_what_was_patched_comes_back() -> None:
 
 @BLOCKS
 @pytest.mark.parametrize("rule", ["sgd", "sign", "adamw"])
-def test_steps_by_product_learn_what_ordinary_steps_learn(rule: str) -> None:
+def test_steps_inside_backward_learn_what_ordinary_steps_learn(rule: str) -> None:
+    """Where a gradient's size counts, steps by product differ by its rounding; else not at all."""
     runs = []
-    for release, longest in itertools.product((True, False), (passes.LONGEST, 0)):
+    for release, formed in ((True, False), (True, True), (False, True)):
         loaded = tiny_model("llama")
         loaded.model.to(torch.bfloat16)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(passes, "LONGEST", longest)
+            if formed:
+                patch.setattr(Product, "of", lambda *_: None)
             runs.append(lived(loaded, rule, release=release))
-    _, formed, *ordinary = runs
-    for other in ordinary:
-        assert other.losses == formed.losses
+    assert all(run.losses == runs[1].losses for run in runs[rule == "sgd" :])
     whole = [
         torch.cat([tensor.flatten() for _, tensor in sorted(run.adapter.tensors.items())])
         for run in runs
     ]
     assert torch.equal(whole[1], whole[2])
+    assert torch.equal(whole[0], whole[1]) == (rule != "sgd")
     assert error(whole[0], whole[1]) < 0.05
 
 

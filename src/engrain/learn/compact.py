@@ -3,89 +3,81 @@
 An ordinary layer is some sixty operations of autograd, and most of what it keeps can be had again
 for less than it costs to keep. Here a layer of the Llama kind keeps what enters it, its queries,
 keys, values and attention, what enters its feed-forward part, and that part's two inner products,
-all in the type that it computes in; norms and the gated product are computed again. With x a
-layer's input, n a norm, A the attention and s the activation,
+all in bf16; norms and the gated product are computed again. With x a layer's input, n a norm, A the
+attention and s the activation,
 
     x' = x + A(n1(x) Wq, n1(x) Wk, n1(x) Wv) Wo,
     y  = x' + (s(n2(x') Wg) * (n2(x') Wu)) Wd,
 
-and backward goes through the same products the other way; norms, rotations and the gate are single
-passes of compiled kernels. What a layer is made of is read off its modules as for decoding
-(:mod:`engrain.model.layers`); other layers, adapted ones among them, keep their own forward.
+and backward goes through the same products the other way. Each direction is one call of a compiled
+kernel (compact.c): between its products no thread waits for Python. What a layer is made of is read
+off its modules as for decoding (:mod:`engrain.model.layers`); other layers, adapted ones among
+them, keep their own forward.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from engrain.errors import DivergedError
+from engrain.learn.passes import ROUNDINGS, RULES
 from engrain.model import attention, kernels
 from engrain.model.attention import Seen, attends
 from engrain.model.context import attended
-from engrain.model.kernels import run
 from engrain.model.layers import Unsupported, read_layers
 
 if TYPE_CHECKING:
+    from engrain.learn.passes import Product
     from engrain.learn.update import GradientRelease
     from engrain.model.loading import LoadedModel
 
-PARTS = 16
-"""Parts of the rows by which a norm's kernel sums its weight's gradient."""
-KINDS = {torch.float32: 0, torch.bfloat16: 1}
+NORMS = ("before", "middle", "query_norm", "key_norm")
+MAPS = ("query", "key", "value", "out", "gate", "up", "down")
 ACTIVATIONS = {"SiLU": 0, "SiLUActivation": 0, "GELUTanh": 1, "PytorchGELUTanh": 1}
+
+
+class _NormCall(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in "weight gradient".split()),
+        *((name, ctypes.c_float) for name in "epsilon one".split()),
+    ]
+
+
+class _MapCall(ctypes.Structure):
+    _fields_ = [
+        *((n, ctypes.c_void_p) for n in "weight bias gradient bias_gradient numbers".split()),
+        *((name, ctypes.c_int32) for name in "rule rounding".split()),
+        *((name, ctypes.c_uint32) for name in "key1 key2".split()),
+    ]
+
+
+class _Call(ctypes.Structure):
+    """A layer's call, as compact.c has it."""
+
+    _fields_ = [
+        ("attention", attention.Call),
+        *((name, _NormCall) for name in NORMS),
+        *((name, _MapCall) for name in MAPS),
+        *((name, ctypes.c_int64) for name in "width inner".split()),
+        *((name, ctypes.c_void_p) for name in "x cos sin change y change_x kept room".split()),
+        *((name, ctypes.c_int32) for name in "activation turns".split()),
+    ]
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A root-mean-square norm over the last dimension."""
+    """A root-mean-square norm over the last dimension; its weight is ``weight + one``."""
 
     weight: Tensor
     epsilon: float
     one: float
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The norm of each row ``(..., dim)``."""
-        out = torch.empty_like(x)
-        width = self.weight.shape[0]
-        run(
-            "engrain_norm",
-            x,
-            self.weight,
-            out,
-            KINDS[x.dtype],
-            x.numel() // width,
-            width,
-            self.epsilon,
-            self.one,
-        )
-        return out
-
-    def backward(
-        self, x: Tensor, change: Tensor, beside: Tensor | None, wanted: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """The gradient of ``x`` on top of ``beside``, and the weight's if it is wanted."""
-        out, width = torch.empty_like(x), self.weight.shape[0]
-        own = x.new_zeros((PARTS, width), dtype=torch.float32) if wanted else None
-        run(
-            "engrain_norm_back",
-            x,
-            self.weight,
-            change,
-            beside,
-            out,
-            own,
-            KINDS[x.dtype],
-            x.numel() // width,
-            width,
-            self.epsilon,
-            self.one,
-        )
-        return out, None if own is None else own.sum(0).to(self.weight.dtype)
 
 
 @dataclass(frozen=True)
@@ -114,10 +106,40 @@ class Layer:
 
     def tensors(self) -> list[Tensor | None]:
         """All parameters, in one order; None for a bias that is not there."""
-        norms = (self.before, self.middle, self.query_norm, self.key_norm)
-        maps = (self.query, self.key, self.value, self.out, self.gate, self.up, self.down)
+        norms: list[Norm | None] = [getattr(self, name) for name in NORMS]
+        maps: list[nn.Linear] = [getattr(self, name) for name in MAPS]
         found = [None if norm is None else norm.weight for norm in norms]
         return found + [part for each in maps for part in (each.weight, each.bias)]
+
+    def call(self, rows: int, tokens: int, seen: Seen) -> _Call:
+        """A call with the layer's weights and sizes."""
+        call = _Call()
+        call.attention = attention.call_of(rows, tokens, self.heads, self.groups, self.dim, seen)
+        for name in NORMS:
+            norm: Norm | None = getattr(self, name)
+            if norm is not None:
+                weight = norm.weight.data_ptr()
+                setattr(call, name, _NormCall(weight, None, norm.epsilon, norm.one))
+        for name in MAPS:
+            module: nn.Linear = getattr(self, name)
+            bias = None if module.bias is None else module.bias.data_ptr()
+            setattr(call, name, _MapCall(module.weight.data_ptr(), bias))
+        call.inner, call.width = self.gate.weight.shape
+        call.activation, call.turns = self.activation, self.turns
+        return call
+
+
+@dataclass
+class Room:
+    """Scratch memory that the layers use one after another."""
+
+    _memory: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.uint8))
+
+    def of(self, size: int) -> int:
+        """The address of so many bytes."""
+        if self._memory.numel() < size:
+            self._memory = torch.empty(size, dtype=torch.uint8)
+        return self._memory.data_ptr()
 
 
 def read(loaded: LoadedModel) -> list[Layer] | str:
@@ -141,6 +163,9 @@ def read(loaded: LoadedModel) -> list[Layer] | str:
             return "its projections are joint, or its activation is not known"
         if any(n is not None and n.weight.shape[0] != part.dim for n in (query_norm, key_norm)):
             return "its queries are normed across heads"
+        weights = [m.weight for m in (*part.projections, part.out, *part.inward, part.down)]
+        if any(w.shape[0] % 2 or w.shape[1] % 2 or not w.is_contiguous() for w in weights):
+            return "its matrices are of odd width, or don't lie in one piece"
         query, key, value = part.projections
         gate, up = part.inward
         layers.append(
@@ -185,13 +210,16 @@ class Taking:
             self._uses = self._uses + 1 if self._step == self._release.step else 1
             self._step = self._release.step
 
-    def take(self, parameter: Tensor, into: Tensor, inward: Tensor) -> bool:
-        """Move a parameter by ``into^T inward``; False if its gradient must be formed."""
-        return (
-            self._release is not None
-            and self._uses == 1
-            and self._release.take(parameter, into, inward)
-        )
+    def product(self, parameter: Tensor) -> Product | None:
+        """How a parameter moves by the factors of its gradient; None if that must be formed."""
+        if self._release is None or self._uses != 1:
+            return None
+        return self._release.product(parameter)
+
+    def took(self, product: Product) -> None:
+        """After the step."""
+        if self._release is not None:
+            self._release.took(product)
 
 
 def _norm(found: Any) -> Norm | None:
@@ -212,8 +240,9 @@ def compacted(loaded: LoadedModel, release: GradientRelease | None = None) -> It
         return
     modules = list(loaded.model.get_submodule(loaded.profile.layers_path))
     before = [vars(module).get("forward") for module in modules]
+    room = Room()
     for module, layer in zip(modules, layers, strict=True):
-        module.forward = _forward(layer, module.forward, Taking(release))
+        module.forward = _forward(layer, module.forward, Taking(release), room)
     try:
         yield ""
     finally:
@@ -223,7 +252,9 @@ def compacted(loaded: LoadedModel, release: GradientRelease | None = None) -> It
                 module.forward = forward
 
 
-def _forward(layer: Layer, ordinary: Callable[..., Any], taking: Taking) -> Callable[..., Any]:
+def _forward(
+    layer: Layer, ordinary: Callable[..., Any], taking: Taking, room: Room
+) -> Callable[..., Any]:
     def forward(hidden: Tensor, *given: Any, **named: Any) -> Any:
         if torch.is_grad_enabled():
             taking.used()
@@ -250,7 +281,7 @@ def _forward(layer: Layer, ordinary: Callable[..., Any], taking: Taking) -> Call
         cos, sin = seen.turned(turn, rows)
         with torch.autocast("cpu", enabled=False):
             found: Tensor = _Pass.apply(  # type: ignore[no-untyped-call]
-                hidden, cos, sin, layer, around, taking, *layer.tensors()
+                hidden, cos, sin, layer, around, taking, room, *layer.tensors()
             )
             return found
 
@@ -267,107 +298,94 @@ class _Pass(torch.autograd.Function):
         layer: Layer,
         seen: Seen,
         taking: Taking,
+        room: Room,
         *tensors: Tensor | None,
     ) -> Tensor:
+        hidden, out = hidden.contiguous(), torch.empty_like(hidden)
         rows, tokens, _ = hidden.shape
-        x = hidden.reshape(rows * tokens, -1)
-        normed = layer.before.forward(x)
-        first, second = _map(layer.query, normed), _map(layer.key, normed)
-        value = _map(layer.value, normed)
-        query = first if layer.query_norm is None else layer.query_norm.forward(first)
-        key = second if layer.key_norm is None else layer.key_norm.forward(second)
-        _turn(layer, query, key, cos, sin, 1.0)
-        shape = (rows, tokens, -1, layer.dim)
-        mixed, sums = attention.forward(query.view(shape), key.view(shape), value.view(shape), seen)
-        middle = _map(layer.out, mixed.view(rows * tokens, -1)).add_(x)
-        normed = layer.middle.forward(middle)
-        gate, up = _map(layer.gate, normed), _map(layer.up, normed)
-        inner = torch.empty_like(gate)
-        run("engrain_gate", layer.activation, KINDS[x.dtype], gate.numel(), gate, up, inner)
-        out = _map(layer.down, inner).add_(middle)
-        # Before its norm a query is needed only where there is one.
-        unnormed = (first, second) if layer.query_norm is not None else (None, None)
-        ctx.save_for_backward(
-            x, query, key, value, mixed, sums, middle, gate, up, cos, sin, *unnormed
-        )
-        ctx.layer, ctx.seen, ctx.taking = layer, seen, taking
-        return out.view(hidden.shape)
+        call = layer.call(rows, tokens, seen)
+        kept = torch.empty(_sizes(call, room), dtype=torch.uint8)
+        _run("engrain_layer", call, hidden, cos, sin, kept, y=out)
+        ctx.save_for_backward(hidden, cos, sin, kept)
+        ctx.layer, ctx.seen, ctx.taking, ctx.room = layer, seen, taking, room
+        return out
 
     @staticmethod
     def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:
         layer: Layer = ctx.layer
-        saved = ctx.saved_tensors
-        x, query, key, value, mixed, sums, middle, gate, up, cos, sin, first, second = saved
-        rows, tokens, _ = change.shape
-        wanted = ctx.needs_input_grad
-        change = change.reshape(rows * tokens, -1).contiguous()
-        found: dict[str, Tensor | None] = {}
+        taking: Taking = ctx.taking
+        hidden, cos, sin, kept = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[7:]
+        rows, tokens, _ = hidden.shape
+        call = layer.call(rows, tokens, ctx.seen)
+        gradients: list[Tensor | None] = [None] * len(wanted)
+        taken: dict[str, Product] = {}
+        alive = []
 
-        def own(name: str, into: Tensor, inward: Tensor) -> None:
-            """The gradients of a linear map, whose weight may take its step at once."""
-            module: nn.Linear = getattr(layer, name)
-            if module.weight.requires_grad and not ctx.taking.take(module.weight, into, inward):
-                found[name] = into.t() @ inward
-            if module.bias is not None and module.bias.requires_grad:
-                found[f"{name}.bias"] = into.sum(0)
+        def form(place: int, weight: Tensor) -> int | None:
+            """Where a gradient goes, if it is wanted."""
+            if not wanted[place]:
+                return None
+            gradients[place] = found = torch.empty_like(weight)
+            return found.data_ptr()
 
-        def back(name: str, into: Tensor, inward: Tensor) -> Tensor:
-            """The gradient of what went into a linear map; then the map's own."""
-            module: nn.Linear = getattr(layer, name)
-            given = into @ module.weight
-            own(name, into, inward)
-            return given
-
-        kind = KINDS[x.dtype]
-        # The product of the gate is made again below, so the last map's gradient comes second.
-        inner = change @ layer.down.weight
-        gate, up = gate.clone(), up.clone()
-        run("engrain_gate_back", layer.activation, kind, gate.numel(), gate, up, inner)
-        own("down", change, inner)
-        normed = layer.middle.forward(middle)
-        into = back("gate", gate, normed).add_(back("up", up, normed))
-        change, found["middle"] = layer.middle.backward(middle, into, change, wanted[7])
-        flat = mixed.view(rows * tokens, -1)
-        into = back("out", change, flat).view(mixed.shape)
-        shape = (rows, tokens, -1, layer.dim)
-        parts = attention.backward(
-            query.view(shape), key.view(shape), value.view(shape), ctx.seen, mixed, sums, into
+        for place, name in enumerate(NORMS):
+            norm: Norm | None = getattr(layer, name)
+            if norm is not None:
+                getattr(call, name).gradient = form(place, norm.weight)
+        for number, name in enumerate(MAPS):
+            module, into = getattr(layer, name), getattr(call, name)
+            place = len(NORMS) + 2 * number
+            if module.bias is not None:
+                into.bias_gradient = form(place + 1, module.bias)
+            product = taking.product(module.weight) if wanted[place] else None
+            if product is None:
+                into.gradient = form(place, module.weight)
+                continue
+            taken[name] = product
+            alive.append(numbers := product.move.numbers(1.0))
+            into.numbers, into.rule = ctypes.addressof(numbers), RULES[product.move.rule]
+            into.rounding = ROUNDINGS[product.rounding]
+            into.key1, into.key2 = product.keys
+        # Below the lowest layer that is trained nobody asks for the gradient of what came in.
+        below = ctx.needs_input_grad[0] or wanted[0]
+        given = torch.empty_like(hidden) if below else None
+        _sizes(call, ctx.room)
+        change = change.contiguous()
+        wrong = _run(
+            "engrain_layer_back", call, hidden, cos, sin, kept, change=change, change_x=given
         )
-        into_query, into_key, into_value = (part.view(rows * tokens, -1) for part in parts)
-        _turn(layer, into_query, into_key, cos, sin, -1.0)
-        if layer.query_norm is not None:
-            into_query, found["query_norm"] = layer.query_norm.backward(
-                first, into_query, None, wanted[8]
+        if wrong:
+            raise DivergedError(
+                f"The gradient of {taken[MAPS[wrong - 2]].name} is not finite.",
+                remedy="Lower optimization.learning_rate.",
             )
-        if layer.key_norm is not None:
-            into_key, found["key_norm"] = layer.key_norm.backward(second, into_key, None, wanted[9])
-        normed = layer.before.forward(x)
-        below = wanted[0] or wanted[6]
-        if below:
-            into = back("query", into_query, normed).add_(back("key", into_key, normed))
-            into.add_(back("value", into_value, normed))
-            change, found["before"] = layer.before.backward(x, into, change, wanted[6])
-        else:
-            own("query", into_query, normed)
-            own("key", into_key, normed)
-            own("value", into_value, normed)
-        given = change.view(rows, tokens, -1) if below else None
-        names = ("before", "middle", "query_norm", "key_norm")
-        gradients = [found.get(name) for name in names]
-        for name in ("query", "key", "value", "out", "gate", "up", "down"):
-            gradients += [found.get(name), found.get(f"{name}.bias")]
-        return given, *(None,) * 5, *gradients
+        for product in taken.values():
+            taking.took(product)
+        return given, *(None,) * 6, *gradients
 
 
-def _map(module: nn.Linear, x: Tensor) -> Tensor:
-    return nn.functional.linear(x, module.weight, module.bias)
+def _sizes(call: _Call, room: Room) -> int:
+    """Bytes that a call keeps for backward; it is given its scratch memory."""
+    library = kernels.library()
+    assert library is not None
+    kept, scratch = ctypes.c_int64(), ctypes.c_int64()
+    library.engrain_layer_sizes(ctypes.byref(call), ctypes.byref(kept), ctypes.byref(scratch))
+    call.room = room.of(scratch.value)
+    return kept.value
 
 
-def _turn(layer: Layer, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, sign: float) -> None:
-    """Turn queries and keys ``(tokens, heads * dim)`` by their positions, in place."""
-    if not layer.turns:
-        return
-    tokens = query.shape[0]
-    for part, heads in ((query, layer.heads), (key, layer.groups)):
-        kind = KINDS[part.dtype]
-        run("engrain_turn", part, cos, sin, kind, tokens, heads, layer.dim, sign)
+def _run(
+    name: str, call: _Call, hidden: Tensor, cos: Tensor, sin: Tensor, kept: Tensor, **more: Any
+) -> int:
+    """Call a kernel; 2 + i where the gradient of map i is not finite, and it has not moved."""
+    library = kernels.library()
+    assert library is not None
+    call.x, call.cos, call.sin = hidden.data_ptr(), cos.data_ptr(), sin.data_ptr()
+    call.kept = kept.data_ptr()
+    for key, tensor in more.items():
+        setattr(call, key, None if tensor is None else tensor.data_ptr())
+    wrong: int = getattr(library, name)(ctypes.byref(call))
+    if wrong == 1:
+        raise MemoryError("The attention kernel got no scratch memory.")
+    return wrong

@@ -22,26 +22,13 @@ RULES = {"sgd": 0, "sign": 1, "adamw": 2}
 ROUNDINGS = {"nearest": 0, "stochastic": 1}
 
 
-class _Numbers(ctypes.Structure):
+class Numbers(ctypes.Structure):
+    """A rule's numbers, as update.c has them."""
+
     _fields_ = [
         (name, ctypes.c_float)
         for name in "rate keep factor beta1 beta2 epsilon correction1 correction2".split()
     ]
-
-
-class _Outer(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in "tokens outs ins".split()),
-        *((name, ctypes.c_void_p) for name in "into inward weight pairs numbers".split()),
-        *((name, ctypes.c_int32) for name in "rule rounding threads".split()),
-        *((name, ctypes.c_uint32) for name in "key1 key2".split()),
-    ]
-
-
-TILE, WIDE = 4, 96
-"""Rows and columns of a tile of a product, as in update.c."""
-LONGEST = 512
-"""Most tokens of a product that is used at once; above, torch's own products are faster."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +71,7 @@ class Move:
             KINDS[gradient.dtype],
             self.first,
             self.second,
-            ctypes.addressof(numbers := self._numbers(factor)),
+            ctypes.addressof(numbers := self.numbers(factor)),
             ROUNDINGS.get(rounding, 0),
             keys[0],
             keys[1] | 1,
@@ -92,41 +79,9 @@ class Move:
         del numbers
         return True
 
-    def apply_product(
-        self,
-        weight: Tensor,
-        into: Tensor,
-        inward: Tensor,
-        rounding: str,
-        keys: tuple[int, int],
-    ) -> bool:
-        """Move a bf16 weight ``(outs, ins)`` by the gradient ``into^T inward``, never stored.
-
-        ``into`` is ``(tokens, outs)``, ``inward`` ``(tokens, ins)``. False where no kernel can, and
-        nothing was done.
-        """
-        library = kernels.library()
-        each = (weight, into, inward)
-        if (
-            library is None
-            or self.first is not None
-            or any(t.dtype != torch.bfloat16 or not t.is_contiguous() for t in each)
-            or rounding not in ROUNDINGS
-            or len(into) > LONGEST
-        ):
-            return False
-        tokens, outs, ins = len(into), *weight.shape
-        columns = -(-outs // TILE) * TILE + -(-ins // WIDE) * WIDE
-        pairs = torch.empty((tokens + 1) // 2 * columns, dtype=torch.int32)
-        numbers = self._numbers(1.0)
-        call = _Outer(tokens, outs, ins, into.data_ptr(), inward.data_ptr(), weight.data_ptr())
-        call.pairs, call.numbers = pairs.data_ptr(), ctypes.addressof(numbers)
-        call.rule, call.rounding = RULES[self.rule], ROUNDINGS[rounding]
-        call.threads, call.key1, call.key2 = torch.get_num_threads(), keys[0], keys[1] | 1
-        return not library.engrain_outer_move(ctypes.byref(call))
-
-    def _numbers(self, factor: float) -> _Numbers:
-        return _Numbers(
+    def numbers(self, factor: float) -> Numbers:
+        """The rule's numbers as the kernels take them."""
+        return Numbers(
             self.rate,
             self.keep,
             factor,
@@ -136,6 +91,30 @@ class Move:
             self.correction1,
             self.correction2,
         )
+
+
+@dataclass(frozen=True)
+class Product:
+    """A bf16 matrix's step by the two factors of its gradient, which is never formed.
+
+    ``keys`` are those of stochastic rounding (:func:`engrain.learn.rounding.keys`).
+    """
+
+    name: str
+    move: Move
+    rounding: str
+    keys: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls, name: str, weight: Tensor, move: Move | None, rounding: str, keys: tuple[int, int]
+    ) -> Product | None:
+        """The step, or None where it can't be taken so: moments would be read in short pieces."""
+        if move is None or move.first is not None or rounding not in ROUNDINGS:
+            return None
+        if weight.dtype != torch.bfloat16 or not weight.is_contiguous():
+            return None
+        return cls(name, move, rounding, (keys[0], keys[1] | 1))
 
 
 def round_stochastic(weight: Tensor, value: Tensor, keys: tuple[int, int]) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from engrain.data.examples import Example
 from engrain.errors import ConfigError, DivergedError
-from engrain.learn.passes import Move
+from engrain.learn.passes import Move, Product
 from engrain.learn.rounding import MODES, keys, round_into
 from engrain.learn.technique import Optimization, Rule, Setting, option
 
@@ -218,24 +218,18 @@ class PerParameter(Optimization):
         lost = self._lost.get(name, weight.new_empty(0))
         round_into(weight, whole, self.config.rounding, self._seed, name, step, lost=lost)
 
-    @torch.no_grad()
-    def update_by_product(self, name: str, into: Tensor, inward: Tensor, step: int) -> bool:
-        """Move a matrix by the gradient ``into^T inward`` without forming it.
+    def product(self, name: str, step: int) -> Product | None:
+        """How a matrix moves by the two factors of its gradient; None where that can't be done.
 
-        False where that can't be done, and nothing was. The gradient is not rounded to the
-        weight's type on the way, so the last bits differ from those of :meth:`update`.
+        The gradient is not formed and not rounded to the weight's type, so the last bits differ
+        from those of :meth:`update`. Who takes the step calls :meth:`passed`.
         """
         if self._rules or self.config.clip > 0:
-            return False
-        _check_finite(into, name, step)
+            return None
         if name not in self._state:
             self._state[name] = self.state(name, self._parameters[name])
-        move = self.one_pass(name, self.rate(step))
-        weight, chosen = self._parameters[name].data, keys(self._seed, name, step)
-        if not move or not move.apply_product(weight, into, inward, self.config.rounding, chosen):
-            return False
-        self.passed(name)
-        return True
+        move, chosen = self.one_pass(name, self.rate(step)), keys(self._seed, name, step)
+        return Product.of(name, self._parameters[name].data, move, self.config.rounding, chosen)
 
     def state_bytes(self, parameters: Mapping[str, nn.Parameter]) -> int:
         """Bytes that the state of these parameters takes."""
@@ -373,10 +367,14 @@ class GradientRelease:
         """The step that runs."""
         return self._step()
 
-    def take(self, parameter: Tensor, into: Tensor, inward: Tensor) -> bool:
-        """Move a parameter whose whole gradient is ``into^T inward``; False if it was not moved."""
+    def product(self, parameter: Tensor) -> Product | None:
+        """How a parameter moves by the factors of its gradient; None if that must be formed."""
         name = self._names.get(id(parameter), "")
-        return bool(name) and self._optimization.update_by_product(name, into, inward, self.step)
+        return self._optimization.product(name, self.step) if name else None
+
+    def took(self, product: Product) -> None:
+        """After that step was taken."""
+        self._optimization.passed(product.name)
 
     @contextmanager
     def hooked(self, step: Callable[[], int]) -> Iterator[None]:

@@ -24,7 +24,9 @@ LANES, VECTORS = 16, 6
 """Queries in a vector, and most vectors of a block, as in attention.c."""
 
 
-class _Call(ctypes.Structure):
+class Call(ctypes.Structure):
+    """The arguments of attention.c."""
+
     _fields_ = [
         *((name, ctypes.c_int64) for name in "rows tokens heads groups dim columns".split()),
         ("window", ctypes.c_int64),
@@ -122,13 +124,20 @@ def backward(
     return change_query, whole[0].contiguous(), whole[1].contiguous()
 
 
-def _call(query: Tensor, key: Tensor, value: Tensor, seen: Seen) -> tuple[_Call, int, int]:
-    library = kernels.library()
-    assert library is not None
+def _call(query: Tensor, key: Tensor, value: Tensor, seen: Seen) -> tuple[Call, int, int]:
     rows, tokens, heads, dim = query.shape
     groups = key.shape[2]
-    call = _Call(rows, tokens, heads, groups, dim, 0, seen.window)
+    call = call_of(rows, tokens, heads, groups, dim, seen)
     call.query, call.key, call.value = query.data_ptr(), key.data_ptr(), value.data_ptr()
+    # As attention.c parts the queries of a key head.
+    vectors = -(-tokens * (heads // groups) // LANES)
+    blocks = -(-vectors // VECTORS)
+    return call, -(-vectors // blocks) * LANES, blocks
+
+
+def call_of(rows: int, tokens: int, heads: int, groups: int, dim: int, seen: Seen) -> Call:
+    """The sizes and the context of a call, which holds pointers into ``seen``."""
+    call = Call(rows, tokens, heads, groups, dim, 0, seen.window)
     if seen.key is not None and seen.value is not None and seen.lengths is not None:
         shared = seen.key.shape[0] == 1
         call.columns, call.lengths = seen.key.shape[2], seen.lengths.data_ptr()
@@ -136,13 +145,10 @@ def _call(query: Tensor, key: Tensor, value: Tensor, seen: Seen) -> tuple[_Call,
         call.context_head, call.context_token = seen.key.stride(1), seen.key.stride(2)
         call.context_key, call.context_value = seen.key.data_ptr(), seen.value.data_ptr()
     call.scale, call.threads = seen.scale, torch.get_num_threads()
-    # As attention.c parts the queries of a key head.
-    vectors = -(-tokens * (heads // groups) // LANES)
-    blocks = -(-vectors // VECTORS)
-    return call, -(-vectors // blocks) * LANES, blocks
+    return call
 
 
-def _run(name: str, call: _Call) -> None:
+def _run(name: str, call: Call) -> None:
     library = kernels.library()
     assert library is not None
     if getattr(library, name)(ctypes.byref(call)):

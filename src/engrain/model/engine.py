@@ -7,8 +7,8 @@ conversation, is bound to the digest of the weights that filled it.
 A token is defined by the model's own forward over the whole sequence: one row, no cache. Batches,
 caches and the compact forward differ from that in the last bits; a choice that such a difference
 could turn is made again by the definition, so none of them changes an answer. In types of few
-digits, such as bf16, that is done for greedy answers in batches only: there a large part of all
-choices is that close, and a stream must not wait for them.
+digits, such as bf16, a large part of all choices is that close: there greedy answers are computed
+one by one, so that no batch changes one, and are those of this way of computing.
 """
 
 from __future__ import annotations
@@ -56,8 +56,6 @@ SHARED_PREFIX = 16
 """Leading tokens that all prompts of a batch must share before they are computed only once."""
 SAFETY = 16
 """How many times the measured deviation a logit is taken to be uncertain by."""
-COARSE_SAFETY = 4
-"""The same for types of few digits, where a wide margin would hold every third token."""
 
 
 @dataclass(slots=True)
@@ -318,6 +316,9 @@ class Engine:
     # Running
 
     def _run(self, rows: list[_Row], *, temperature: float, top_p: float, batch_size: int) -> None:
+        if temperature <= 0 and not self._fine:
+            # With few digits every third choice would have to be made again.
+            batch_size = 1
         order = sorted((r.index for r in rows if not r.finished), key=lambda i: len(rows[i].prompt))
         lengths = [len(row.prompt) + row.room for row in rows]
         for batch in _batches(order, lengths, batch_size):
@@ -337,9 +338,8 @@ class Engine:
         positions = mask.cumsum(1)[:, shared:].sub(1).clamp_min(0)
         logits = self._forward(ids, mask, cache=cache, positions=positions)[:, -1]
         plan = self._plan()
-        exact = self._fine or temperature <= 0
         while True:
-            tokens = self._choose(rows, logits, temperature, top_p, exact)
+            tokens = self._choose(rows, logits, temperature, top_p)
             for row, token in zip(rows, tokens.tolist(), strict=True):
                 if not row.finished:
                     self._accept(row, token)
@@ -377,7 +377,7 @@ class Engine:
             while True:
                 logits = self._extend(entry, pending, plan)
                 with torch.inference_mode():
-                    token = int(self._choose([row], logits, temperature, top_p, self._fine))
+                    token = int(self._choose([row], logits, temperature, top_p))
                 if not self._accept(row, token):
                     return
                 yield token
@@ -417,10 +417,8 @@ class Engine:
             row.finished = any(text in tail for text in row.stop)
         return True
 
-    def _choose(
-        self, rows: list[_Row], logits: Tensor, temperature: float, top_p: float, exact: bool
-    ) -> Tensor:
-        """The next token of each row; an ``exact`` choice is that of the definition."""
+    def _choose(self, rows: list[_Row], logits: Tensor, temperature: float, top_p: float) -> Tensor:
+        """The next token of each row; where there are digits enough, that of the definition."""
         uniforms: Tensor | None = None
         if temperature > 0:
             numbers = [
@@ -430,7 +428,7 @@ class Engine:
             ]
             uniforms = torch.tensor(numbers, dtype=torch.float64)
         how: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "uniforms": uniforms}
-        if not exact:
+        if not self._fine:
             return choose(logits, **how)
         deviation = self._uncertain() * logits.abs().amax(dim=-1).float()
         tokens, certain = choose_settled(logits, deviation, **how)
@@ -452,7 +450,7 @@ class Engine:
         if self._agreement is None:
             self._plan()
         assert self._agreement is not None
-        return (SAFETY if self._fine else COARSE_SAFETY) * self._agreement.deviation
+        return SAFETY * self._agreement.deviation
 
     def _definition(self, row: _Row) -> Tensor:
         """The logits ``(1, vocabulary)`` of a row's next token, whose rounding is the one meant."""

@@ -6,25 +6,11 @@
  * (arXiv 2205.14135, algorithm 1); backward computes the scores again from the stored logarithm of
  * their sum. Keys and values of the context are constants, so only own keys get a gradient.
  */
-#include "common.h"
+#include "lesson.h"
+#include "matrix.h"
 #include <stdlib.h>
 
-typedef struct {
-    int64_t rows, tokens, heads, groups, dim, columns, window;
-    int64_t context_row, context_head, context_token; /* strides, in numbers */
-    const int64_t *lengths;                           /* tokens of each row's context */
-    const bf16 *query, *key, *value;                  /* (rows, tokens, heads or groups, dim) */
-    const bf16 *context_key, *context_value;
-    bf16 *out;                /* (rows, tokens, heads, dim) */
-    float *sums;              /* logarithms of the sums, (rows, groups, lanes of all blocks) */
-    const bf16 *change;       /* backward: the gradient of out */
-    bf16 *change_query;       /* as query */
-    float *change_key;        /* (rows, groups, blocks, 2, tokens, dim), zeroed: keys, values */
-    float scale;
-    int32_t threads;
-} Attention;
 
-#define VECTORS 6
 #define KEYS 64
 #define LOWEST -1e30f
 
@@ -34,13 +20,6 @@ EXPORT int engrain_attends(void) {
 #else
     return 0;
 #endif
-}
-
-/* Blocks of a key head's queries, and lanes of each; Python makes its buffers alike. */
-INLINE int64_t parted(int64_t queries, int64_t *blocks) {
-    int64_t vectors = (queries + 15) / 16;
-    *blocks = (vectors + VECTORS - 1) / VECTORS;
-    return (vectors + *blocks - 1) / *blocks * 16;
 }
 
 #ifdef __AVX512BF16__
@@ -55,39 +34,12 @@ typedef struct {
     float *top, *sum, *token, *along; /* (lanes) */
 } Room;
 
-INLINE __m512 times(__m512 sum, __m512i a, __m512i b) {
-    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
-}
-
-INLINE uint32_t pair_at(const bf16 *numbers) {
-    uint32_t pair;
-    memcpy(&pair, numbers, 4);
-    return pair;
-}
-
 /* out (keys, lanes) = keys (count, 2 pairs) times packed (pairs, lanes). */
 INLINE void score(const bf16 *keys, int64_t stride, int count, const uint32_t *packed, int pairs,
                   float *out, const int vectors) {
-    for (int k = 0; k < count; k += 4) {
-        __m512 sums[4][VECTORS];
-        const bf16 *row[4];
-        for (int r = 0; r < 4; r++) {
-            row[r] = keys + (k + r < count ? k + r : count - 1) * stride;
-            for (int v = 0; v < vectors; v++) sums[r][v] = _mm512_setzero_ps();
-        }
-        for (int p = 0; p < pairs; p++) {
-            __m512i wide[VECTORS];
-            for (int v = 0; v < vectors; v++)
-                wide[v] = _mm512_loadu_si512(packed + (p * vectors + v) * 16);
-            for (int r = 0; r < 4; r++) {
-                __m512i one = _mm512_set1_epi32((int)pair_at(row[r] + 2 * p));
-                for (int v = 0; v < vectors; v++) sums[r][v] = times(sums[r][v], wide[v], one);
-            }
-        }
-        for (int r = 0; r < 4; r++)
-            for (int v = 0; v < vectors; v++)
-                _mm512_storeu_ps(out + ((k + r) * vectors + v) * 16, sums[r][v]);
-    }
+    for (int k = 0; k < count; k += 4)
+        rows_times(keys + k * stride, stride, count - k, packed, pairs, NULL,
+                   out + k * vectors * 16, 4, vectors);
 }
 
 /* out (dim, lanes) += pairs of keys (pairs, dim), transposed, times weights (pairs, lanes). */
@@ -135,16 +87,6 @@ INLINE void spread(const float *weights, const float *rows, int count, int lanes
                     _mm512_storeu_ps(to, _mm512_add_ps(_mm512_loadu_ps(to), sums[r][v]));
                 }
         }
-    }
-}
-
-/* Rows of keys two by two: (pairs of keys, dim). */
-INLINE void pair_rows(const bf16 *rows, int64_t stride, int count, int dim, uint32_t *out) {
-    for (int p = 0; p < (count + 1) / 2; p++) {
-        const bf16 *one = rows + 2 * p * stride, *two = one + stride;
-        int both = 2 * p + 1 < count;
-        for (int d = 0; d < dim; d++)
-            out[p * dim + d] = one[d] | (both ? (uint32_t)two[d] << 16 : 0);
     }
 }
 
@@ -269,7 +211,7 @@ INLINE void forward(const Attention *a, int64_t row, int64_t group, int64_t bloc
         for (int d = 0; d < dim; d++)
             for (int n = 0; n < lanes; n++) r->out[d * lanes + n] *= less[n];
         pair_weights(r->scores, b.count, lanes, r->weights);
-        pair_rows(b.value, b.stride, b.count, dim, r->value);
+        pair_rows(b.value, b.stride, b.count, dim, dim, r->value);
         gather(r->weights, r->value, (b.count + 1) / 2, dim, r->out, vectors);
     }
     float *sums = a->sums + ((row * a->groups + group) * blocks + block) * lanes;
@@ -317,7 +259,7 @@ INLINE void backward(const Attention *a, int64_t row, int64_t group, int64_t blo
                 r->sloped[k * lanes + n] = p * (r->sloped[k * lanes + n] - r->along[n]);
             }
         pair_weights(r->sloped, b.count, lanes, r->slopes);
-        pair_rows(b.key, b.stride, b.count, dim, r->key);
+        pair_rows(b.key, b.stride, b.count, dim, dim, r->key);
         gather(r->slopes, r->key, (b.count + 1) / 2, dim, r->out, vectors);
         if (b.own) {
             spread(r->sloped, r->query_rows, b.count, lanes, dim, change_key + b.first * dim);

@@ -2,13 +2,7 @@
  *
  * Rows are tokens; numbers are computed in fp32 whatever their type. `kind` is FLOAT32 or BFLOAT16.
  */
-#include "common.h"
-
-enum { SILU = 0, GELU_TANH = 1 };
-
-/* Parts of the rows whose sums are kept apart, so that threads change no bit. */
-#define PARTS 16
-
+#include "lesson.h"
 
 INLINE float at(const void *row, int kind, int64_t i) {
     return kind == FLOAT32 ? ((const float *)row)[i] : widen(((const bf16 *)row)[i]);

@@ -3,18 +3,14 @@
  * The random numbers of stochastic rounding are those of engrain/learn/rounding.py: they depend on
  * two keys and on an element's position alone.
  */
-#include "common.h"
+#include "lesson.h"
+#include "matrix.h"
 
-enum { SGD = 0, SIGN = 1, ADAMW = 2 };
 enum { NEAREST = 0, STOCHASTIC = 1 };
 
 /* Elements that share a key in rounding.py (BLOCK), and elements that a thread takes at once. */
 #define KEYED (1 << 18)
 #define PART (1 << 14)
-
-typedef struct {
-    float rate, keep, factor, beta1, beta2, epsilon, correction1, correction2;
-} Numbers;
 
 /* Murmur3's finaliser. */
 INLINE uint32_t scatter(uint32_t number) {
@@ -108,47 +104,24 @@ EXPORT void engrain_round(int64_t count, bf16 *weight, const float *value, uint3
     }
 }
 
-/* The same step for a gradient that never reaches memory: into^T inward, of the `tokens` rows of
- * into (tokens, outs) and inward (tokens, ins), is made a tile at a time and used at once. Not for
- * rules with moments: tiles read them in short pieces, which costs more than the gradient saves.
+/* The same step for a gradient that never reaches memory: a tile of it is made and used at once.
+ * Not for rules with moments: tiles read them in short pieces, which costs more than the gradient
+ * saves. Their gradient is formed in the same way.
  */
-typedef struct {
-    int64_t tokens, outs, ins;
-    const bf16 *into, *inward;
-    bf16 *weight;
-    uint32_t *pairs; /* scratch: (pairs of tokens, outs) and (pairs of tokens, ins), in whole tiles */
-    const Numbers *numbers;
-    int32_t rule, rounding, threads;
-    uint32_t key1, key2;
-} Outer;
-
-#define TILE 4
-#define VECTORS 6
-#define WIDE (16 * VECTORS)
-
 #ifdef __AVX512BF16__
 
-/* Tokens two by two, in panels of `wide` columns: (panels, pairs, wide); missing ones are 0. */
-static void panel(const bf16 *rows, int64_t tokens, int64_t columns, int64_t number, int wide,
-                  uint32_t *out) {
-    int64_t pairs = (tokens + 1) / 2, from = number * wide;
-    uint32_t *to = out + number * pairs * wide;
-    int there = (int)(columns - from < wide ? columns - from : wide);
-    for (int64_t p = 0; p < pairs; p++) {
-        const bf16 *one = rows + 2 * p * columns + from, *two = one + columns;
-        int both = 2 * p + 1 < tokens;
-        for (int c = 0; c < there; c++)
-            to[p * wide + c] = one[c] | (both ? (uint32_t)two[c] << 16 : 0);
-        for (int c = there; c < wide; c++) to[p * wide + c] = 0;
-    }
-}
+#define TILE 4
 
 /* Some neighbouring weights under one key. */
 INLINE void part_of(const Outer *o, int64_t start, int64_t count, const float *restrict gradient,
                     int rule, int rounding) {
+    bf16 *restrict weight = o->weight + start;
+    if (rule == FORM) {
+        for (int64_t i = 0; i < count; i++) weight[i] = narrow(gradient[i]);
+        return;
+    }
     uint32_t key = o->key1 + (uint32_t)(start / KEYED) * 0x9E3779B9u, second_key = o->key2;
     uint32_t base = (uint32_t)(start % KEYED);
-    bf16 *restrict weight = o->weight + start;
     const Numbers numbers = *o->numbers;
 #pragma omp simd
     for (int64_t i = 0; i < count; i++) {
@@ -159,6 +132,7 @@ INLINE void part_of(const Outer *o, int64_t start, int64_t count, const float *r
     }
 }
 
+/* `left` begins at the tile's first row, `right` at its first column; both are WIDE a pair. */
 INLINE void outer_tile(const Outer *o, const uint32_t *left, const uint32_t *right, int64_t row,
                        int64_t column, int rule, int rounding) {
     int64_t pairs = (o->tokens + 1) / 2;
@@ -170,9 +144,8 @@ INLINE void outer_tile(const Outer *o, const uint32_t *left, const uint32_t *rig
         for (int v = 0; v < VECTORS; v++)
             wide[v] = _mm512_loadu_si512(right + p * WIDE + 16 * v);
         for (int r = 0; r < TILE; r++) {
-            __m512bh one = (__m512bh)_mm512_set1_epi32((int)left[p * TILE + r]);
-            for (int v = 0; v < VECTORS; v++)
-                sums[r][v] = _mm512_dpbf16_ps(sums[r][v], (__m512bh)wide[v], one);
+            __m512i one = _mm512_set1_epi32((int)left[p * WIDE + r]);
+            for (int v = 0; v < VECTORS; v++) sums[r][v] = times(sums[r][v], wide[v], one);
         }
     }
     float gradient[TILE][WIDE];
@@ -200,28 +173,39 @@ INLINE void outer_tile(const Outer *o, const uint32_t *left, const uint32_t *rig
     else
 #endif
 
-/* 0 when done; 1 where these kernels have no such product. */
+/* 0 when done; 1 where these kernels have no such product; 2 if `into` is not finite, and nothing
+ * was done. */
 EXPORT int engrain_outer_move(const Outer *o) {
 #ifdef __AVX512BF16__
+    if (o->rule != FORM) {
+        int wrong = 0;
+#pragma omp simd reduction(| : wrong)
+        for (int64_t i = 0; i < o->tokens * o->outs; i++)
+            wrong |= (o->into[i] & 0x7F80) == 0x7F80;
+        if (wrong) return 2;
+    }
     int64_t pairs = (o->tokens + 1) / 2;
-    int64_t lefts = (o->outs + TILE - 1) / TILE, rights = (o->ins + WIDE - 1) / WIDE;
-    uint32_t *all_left = o->pairs, *all_right = o->pairs + pairs * lefts * TILE;
+    int64_t lefts = (o->outs + WIDE - 1) / WIDE, rights = (o->ins + WIDE - 1) / WIDE;
+    uint32_t *all_left = o->pairs, *all_right = o->pairs + pairs * lefts * WIDE;
+    int64_t heights = (o->outs + TILE - 1) / TILE;
 #pragma omp parallel num_threads(o->threads)
     {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (int64_t i = 0; i < lefts; i++)
-            panel(o->into, o->tokens, o->outs, i, TILE, all_left);
+            pair_rows(o->into + i * WIDE, o->outs, o->tokens, o->outs - i * WIDE, WIDE,
+                      all_left + i * pairs * WIDE);
 #pragma omp for schedule(static)
         for (int64_t i = 0; i < rights; i++)
-            panel(o->inward, o->tokens, o->ins, i, WIDE, all_right);
+            pair_rows(o->inward + i * WIDE, o->ins, o->tokens, o->ins - i * WIDE, WIDE,
+                      all_right + i * pairs * WIDE);
 #pragma omp for schedule(static) collapse(2)
         for (int64_t j = 0; j < rights; j++)
-            for (int64_t i = 0; i < lefts; i++) {
-                const uint32_t *left = all_left + i * pairs * TILE;
-                const uint32_t *right = all_right + j * pairs * WIDE;
+            for (int64_t i = 0; i < heights; i++) {
                 int64_t row = i * TILE, column = j * WIDE;
+                const uint32_t *left = all_left + row / WIDE * pairs * WIDE + row % WIDE;
+                const uint32_t *right = all_right + j * pairs * WIDE;
                 OUTER(SGD, STOCHASTIC) OUTER(SGD, NEAREST) OUTER(SIGN, STOCHASTIC)
-                OUTER(SIGN, NEAREST) {}
+                OUTER(SIGN, NEAREST) OUTER(FORM, NEAREST) {}
             }
     }
     return 0;
