@@ -8,10 +8,13 @@ its hyper-parameters. Nothing is written into the docs folder.
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -25,6 +28,21 @@ from engrain.learn.technique import CATEGORIES, Rule, meta_parameter
 
 MATRIX = (576, 1536)
 """The shape on which the state of optimizations is told: a feed-forward matrix of SmolLM2-135M."""
+
+MEASURED = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "optimizers.json"
+FIGURES = (
+    ("state, bytes a trained number", "memory", "state_bytes_per_number"),
+    ("peak above the weights, of their bytes", "memory", "peak_extra_over_weights"),
+    ("a step against fused AdamW's", "time", "step_ratio"),
+    ("its update against fused AdamW's", "time", "update_ratio"),
+)
+"""What :mod:`benchmarks.optimizers` measures in one process each: heading, part, key."""
+LEARNED = (
+    ("loss on a book", "book", "loss"),
+    ("recall of facts", "facts", "recall_final"),
+    ("forgetting of facts", "facts", "forgetting"),
+)
+"""What it measures over seeds, with differences to ``adamw``: heading, part, figure."""
 
 MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 
@@ -77,6 +95,7 @@ def technique_page(category: str, name: str) -> str:
             said,
             "## Hyper-parameters",
             settings_table(cls.Config),
+            *figures_of(name),
         )
     )
 
@@ -165,6 +184,74 @@ def named_recipes() -> str:
         made_of = ", ".join(f"`{part.name}`" for part in parts)
         rows.append((f"`{name}`", recipe.description, made_of))
     return table(("recipe", "what it is", "made of"), rows)
+
+
+# ---------------------------------------------------------------------------- measured
+
+
+@cache
+def measurements() -> dict[str, dict[str, Any]]:
+    """The rows of the optimizers' benchmark by contestant; none where it has not been run."""
+    if not MEASURED.is_file():
+        return {}
+    record = json.loads(MEASURED.read_text(encoding="utf-8"))
+    return {row["name"]: row for row in record.get("rows", [])}
+
+
+def figures_of(name: str) -> list[str]:
+    """A technique's own figures, under a heading; nothing where none were measured."""
+    row = measurements().get(name)
+    if row is None:
+        return []
+    cells = [(head, number(row.get(part, {}).get(key))) for head, part, key in FIGURES]
+    for head, part, key in LEARNED:
+        cells += [(head, mean_of(row, part, key))]
+        if gap := difference_of(row, part, key):
+            cells += [(f"{head}, difference to `adamw`", gap)]
+    rate = row.get("book", {}).get("rate")
+    cells += [("learning rate on the book, the best of a grid", number(rate))]
+    said = "Measured by `python -m benchmarks.optimizers` ([how](../../explanation/optimizers.md))."
+    return ["## Figures here", said, table(("figure", "value"), [c for c in cells if c[1]])]
+
+
+def measured() -> str:
+    """Everything that was measured of optimizations, rules and architectures."""
+    rows = []
+    for name, row in measurements().items():
+        category = "architecture" if row["kind"] == "architecture" else "optimization"
+        cells = [number(row.get(part, {}).get(key)) for _, part, key in FIGURES]
+        for _, part, key in LEARNED:
+            cells.append(difference_of(row, part, key) or mean_of(row, part, key))
+        rows.append((link_to(category, name), *cells))
+    if not rows:
+        return "Not measured yet."
+    heads = [head for head, *_ in FIGURES] + [f"{head}, to `adamw`" for head, *_ in LEARNED]
+    return table(("name", *heads), rows)
+
+
+def number(value: float | None) -> str:
+    """Three digits; empty for what was not measured."""
+    return "" if value is None else f"{value:.3g}"
+
+
+def mean_of(row: dict[str, Any], part: str, key: str) -> str:
+    """A mean over seeds, and how many they were."""
+    found = row.get(part, {}).get("figures", {}).get(key, {})
+    if found.get("mean") is None:
+        return ""
+    seeds = found["count"]
+    return f"{found['mean']:.3f} ({seeds} seed{'s' if seeds > 1 else ''})"
+
+
+def difference_of(row: dict[str, Any], part: str, key: str) -> str:
+    """A mean difference to the baseline, seed by seed, with its 95% interval."""
+    found = row.get(part, {}).get("difference", {}).get(key, {})
+    if found.get("mean") is None:
+        return ""
+    ends = found.get("interval") or {}
+    if ends.get("low") is None or ends.get("high") is None:
+        return f"{found['mean']:+.3f}"
+    return f"{found['mean']:+.3f} [{ends['low']:+.3f}, {ends['high']:+.3f}]"
 
 
 # ---------------------------------------------------------------------------- reference
@@ -262,6 +349,7 @@ def spelled(option: Any) -> str:
 GENERATORS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "errors": errors,
+    "measured": measured,
     "optimizations": optimizations,
     "public_names": public_names,
     "recipes": named_recipes,
