@@ -30,6 +30,13 @@ MATRIX = (576, 1536)
 """The shape on which the state of optimizations is told: a feed-forward matrix of SmolLM2-135M."""
 
 MEASURED = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "optimizers.json"
+DECIDES = {
+    "architecture": "where the update lives",
+    "optimization": "how a gradient becomes a step, and what holds the step (rules)",
+    "regularization": "what is added to the loss",
+    "replay": "what old data is mixed in",
+    "representation": "what of the input is held fixed",
+}
 FIGURES = (
     ("state, bytes a trained number", "memory", "state_bytes_per_number"),
     ("peak above the weights, of their bytes", "memory", "peak_extra_over_weights"),
@@ -127,6 +134,15 @@ def techniques() -> str:
         for name in registry.names(category):
             rows.append((category, link_to(category, name), first_of(registry.get(category, name))))
     return table(("category", "name", "what it does"), rows)
+
+
+def by_category() -> str:
+    """The techniques of each category, by name."""
+    rows = []
+    for category in CATEGORIES:
+        links = [link_to(category, name) for name in registry.names(category)]
+        rows.append((category, DECIDES[category], ", ".join(links)))
+    return table(("category", "decides", "in this version"), rows)
 
 
 def link_to(category: str, name: str) -> str:
@@ -347,6 +363,7 @@ def spelled(option: Any) -> str:
 
 
 GENERATORS: dict[str, Callable[[], str]] = {
+    "by_category": by_category,
     "commands": commands,
     "errors": errors,
     "measured": measured,

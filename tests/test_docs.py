@@ -147,6 +147,37 @@ def test_markers_are_filled() -> None:
     assert filled.endswith("\nafter")
 
 
+def test_measured_figures_stand_on_the_techniques_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate = generator()
+    monkeypatch.setattr(generate, "MEASURED", tmp_path / "optimizers.json")
+    assert generate.measured() == "Not measured yet."
+    assert generate.figures_of("lion") == []
+    gap = {"mean": -0.25, "interval": {"low": -0.5, "high": -0.125}}
+    row = {
+        "name": "lion",
+        "kind": "optimization",
+        "memory": {"state_bytes_per_number": 4.0},
+        "time": {"step_ratio": 1.234567},
+        "book": {
+            "rate": 2e-4,
+            "figures": {"loss": {"mean": 4.5, "count": 3}},
+            "difference": {"loss": gap},
+        },
+    }
+    generate.MEASURED.write_text(json.dumps({"rows": [row]}), encoding="utf-8")
+    generate.measurements.cache_clear()
+    page = generate.technique_page("optimization", "lion")
+    assert "| loss on a book | 4.500 (3 seeds) |" in page
+    assert "| loss on a book, difference to `adamw` | -0.250 [-0.500, -0.125] |" in page
+    assert "| a step against fused AdamW's | 1.23 |" in page
+    assert "recall of facts" not in page
+    last = generate.measured().splitlines()[-1]
+    assert last.startswith("| [lion](../techniques/optimization/lion.md) | 4 |")
+    generate.measurements.cache_clear()
+
+
 COMMAND = re.compile(r"^(?:\$ )?engrain ([^#\n]*)", re.MULTILINE)
 
 

@@ -1,0 +1,115 @@
+"""A run that stopped goes on in a new process, to the bit: every technique, around what it does
+now and then.
+
+One process learns with each technique and keeps a copy of the checkpoint after every step; a second
+one resumes each copy. What a technique does every so many steps it does every fourth here, so that
+checkpoints from before, at and after that step are resumed.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from engrain.learn import registry
+from engrain.learn.learner import Learner, LearnResult
+from engrain.learn.recipe import Recipe
+from engrain.learn.technique import CATEGORIES, Rule
+from engrain.learn.testing import recipe_with, sample_lesson
+from engrain.model import hardware
+from engrain.model.digest import tensor_digest
+from engrain.model.testing import tiny_model
+from tests.learn.schedules import ANCHORS
+
+STEPS, EVERY, STOPS = 10, 4, (3, 4, 5)
+"""Steps of a run; steps between two refreshes; steps after which a run stopped."""
+SPARSE = ("interval", "refresh", "reset", "round")
+"""Settings that count the steps between two events."""
+ROOT = Path(__file__).parents[2]
+BOTH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ALL = [
+    (category, name, "float32") for category in CATEGORIES for name in registry.names(category)
+] + [
+    ("optimization", name, "bfloat16")
+    for name in registry.names("optimization")
+    if getattr(registry.get("optimization", name), "tried_on", "full") == "full"
+]
+
+RESUME = """
+import json, sys
+from pathlib import Path
+import torch
+from tests.learn import test_fresh_process as t
+torch.set_num_threads(int(sys.argv[2]))
+t.hardware.set_compute(sys.argv[3])
+for path in sorted(Path(sys.argv[1]).glob("*/*")):
+    found = t.learned(*path.parent.name.split("+"), checkpoint=path, save_every=100)
+    print(json.dumps([path.parent.name, found.resumed_from, t.digest(found)]))
+"""
+
+
+def recipe(category: str, name: str, kind: str) -> Recipe:
+    """A recipe around one technique, its events every fourth step; in bf16 on full weights."""
+    made = recipe_with(category, name, min_steps=STEPS, max_steps=STEPS)
+    technique = registry.get(category, name)
+    place = f"rules.{name}" if issubclass(technique, Rule) else category
+    known = {field.name for field in fields(technique.Config)}
+    sparse = {f"{place}.{key}": EVERY for key in SPARSE if key in known}
+    if category in ("optimization", "architecture"):
+        made = made.with_settings(sparse)
+    return made.with_settings({"architecture": "full"}) if kind == "bfloat16" else made
+
+
+def learned(category: str, name: str, kind: str, **more: Any) -> LearnResult:
+    loaded = tiny_model("llama", layers=3)
+    loaded.model.to(BOTH[kind])
+    earlier = [sample_lesson("old", "Corvath")]
+    return Learner(recipe(category, name, kind)).run(
+        loaded, sample_lesson(), earlier=earlier, anchors=ANCHORS, seed=5, **more
+    )
+
+
+def digest(result: LearnResult) -> str:
+    return tensor_digest(dict(result.adapter.tensors))
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The whole runs' digests, and what the second process told of each stop."""
+    folder = tmp_path_factory.mktemp("stopped")
+    whole = {}
+    for technique in ALL:
+        own = folder / "+".join(technique)
+        own.mkdir()
+        path = own.with_suffix(".checkpoint")
+
+        def keep(done: int, *_: Any, path: Path = path, own: Path = own) -> None:
+            # What is told at a step is kept after it.
+            if done - 1 in STOPS:
+                shutil.copy(path, own / f"{done - 1}")
+
+        result = learned(*technique, checkpoint=path, save_every=1, on_step=keep)
+        path.unlink()
+        whole["+".join(technique)] = digest(result)
+    command = [sys.executable, "-c", RESUME, str(folder), str(torch.get_num_threads())]
+    command.append(hardware.compute_type())
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    found: dict[str, Any] = {name: {"whole": own} for name, own in whole.items()}
+    for line in ran.stdout.splitlines():
+        name, resumed_from, own = json.loads(line)
+        found[name][resumed_from] = own
+    return found
+
+
+@pytest.mark.parametrize("technique", ALL, ids="+".join)
+def test_a_fresh_process_goes_on_to_the_bit(
+    technique: tuple[str, str, str], told: dict[str, Any]
+) -> None:
+    own = told["+".join(technique)]
+    assert own == dict.fromkeys(("whole", *STOPS), own["whole"])
