@@ -61,6 +61,9 @@ def recipe(category: str, name: str, kind: str) -> Recipe:
     place = f"rules.{name}" if issubclass(technique, Rule) else category
     known = {field.name for field in fields(technique.Config)}
     sparse = {f"{place}.{key}": EVERY for key in SPARSE if key in known}
+    if "frozen" in known:
+        # SwitchLoRA's vectors stand still for less than half of an interval.
+        sparse[f"{place}.frozen"] = EVERY // 2
     if category in ("optimization", "architecture"):
         made = made.with_settings(sparse)
     return made.with_settings({"architecture": "full"}) if kind == "bfloat16" else made

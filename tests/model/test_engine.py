@@ -4,12 +4,15 @@ import math
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 
 from engrain.data.messages import Message
 from engrain.errors import UsageError
+from engrain.model import kernels
 from engrain.model.engine import Engine
 from engrain.model.testing import tiny_model
 from tests.model.shapes import SHAPES, random_prompts
@@ -356,6 +359,35 @@ def test_an_error_midway_drops_the_cache(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "".join(engine.stream(messages, max_new_tokens=10)).strip() == plain_greedy(
         engine, messages, 10
     )
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_in_bf16_a_batch_changes_no_answer(compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of one length go on together where kernels compute each alike; nothing is made again."""
+    loaded = tiny_model("qwen3", tied=False)
+    loaded.model.to(torch.bfloat16)
+    loaded.stop_ids = ()
+    engine = Engine(loaded)
+    sizes: list[int] = []
+    whole = Engine._run_batch
+
+    def watched(self: Engine, rows: list[Any], **more: Any) -> None:
+        sizes.append(len(rows))
+        whole(self, rows, **more)
+
+    monkeypatch.setattr(Engine, "_run_batch", watched)
+    monkeypatch.setattr(Engine, "_definition", lambda *_: pytest.fail("a choice was made again"))
+    words = ["one", "two", "six", "ten", "seven", "eight", "three", "eleven"]
+    prompts = [(Message("user", f"Say {word}."),) for word in words]
+    with nullcontext() if compiled else kernels.without():
+        alone = [
+            engine.generate([prompt], max_new_tokens=24, batch_size=1)[0] for prompt in prompts
+        ]
+        sizes.clear()
+        assert engine.generate(prompts, max_new_tokens=24, batch_size=8) == alone
+    assert len(set(alone)) > 1
+    together = compiled and kernels.library() is not None
+    assert max(sizes) == (4 if together else 1)
 
 
 def test_two_streams_at_once_do_not_mix() -> None:

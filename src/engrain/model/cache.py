@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,12 +88,27 @@ class GrowingLayer(DynamicLayer):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the given rows of the batch, in the given order."""
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]
-        self._buffers = None
+        self.forget_buffers()
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row of the batch."""
         super().batch_repeat_interleave(repeats)
+        self.forget_buffers()
+
+    def forget_buffers(self) -> None:
+        """Take new buffers for the next write: keys and values are other tensors now."""
         self._buffers = None
+
+
+def joined(caches: Sequence[Cache]) -> Cache:
+    """The rows of caches of one length, made of growing layers, in the first of them."""
+    for number, layer in enumerate(caches[0].layers if len(caches) > 1 else ()):
+        layers = [cache.layers[number] for cache in caches]
+        assert isinstance(layer, GrowingLayer)
+        layer.keys = torch.cat([one.keys for one in layers if one.keys is not None])
+        layer.values = torch.cat([one.values for one in layers if one.values is not None])
+        layer.forget_buffers()
+    return caches[0]
 
 
 def new_cache(model: Any, profile: ArchProfile) -> Cache:

@@ -7,8 +7,9 @@ conversation, is bound to the digest of the weights that filled it.
 A token is defined by the model's own forward over the whole sequence: one row, no cache. Batches,
 caches and the compact forward differ from that in the last bits; a choice that such a difference
 could turn is made again by the definition, so none of them changes an answer. In types of few
-digits, such as bf16, a large part of all choices is that close: there greedy answers are computed
-one by one, so that no batch changes one, and are those of this way of computing.
+digits, such as bf16, a large part of all choices is that close: there prompts are read one by one
+and only rows of one length go on together, which kernels compute alike in any company, so that no
+batch changes a greedy answer.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import inspect
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -33,6 +35,7 @@ from engrain.model.cache import (
     Remembered,
     cache_argument,
     common_prefix,
+    joined,
     new_cache,
     padded,
 )
@@ -316,27 +319,31 @@ class Engine:
     # Running
 
     def _run(self, rows: list[_Row], *, temperature: float, top_p: float, batch_size: int) -> None:
-        if temperature <= 0 and not self._fine:
-            # With few digits every third choice would have to be made again.
-            batch_size = 1
         order = sorted((r.index for r in rows if not r.finished), key=lambda i: len(rows[i].prompt))
         lengths = [len(row.prompt) + row.room for row in rows]
-        for batch in _batches(order, lengths, batch_size):
-            self._run_batch([rows[i] for i in batch], temperature=temperature, top_p=top_p)
+        groups = [order]
+        if apart := temperature <= 0 and not self._fine:
+            # With few digits every third choice would have to be made again. Kernels compute a row
+            # alike whatever stands beside it, padding apart; what else there is does not.
+            plan = self._plan()
+            groups = [list(some) for _, some in groupby(order, lambda i: len(rows[i].prompt))]
+            batch_size = batch_size if plan is not None and not plan.without_kernels else 1
+        for group in groups:
+            for batch in _batches(group, lengths, batch_size):
+                chosen = [rows[i] for i in batch]
+                self._run_batch(chosen, temperature=temperature, top_p=top_p, apart=apart)
 
     @torch.inference_mode()
-    def _run_batch(self, rows: list[_Row], *, temperature: float, top_p: float) -> None:
-        cache = new_cache(self.loaded.model, self.loaded.profile)
+    def _run_batch(
+        self, rows: list[_Row], *, temperature: float, top_p: float, apart: bool
+    ) -> None:
         prompts = [row.prompt for row in rows]
-        shared = self._shared(prompts)
-        if shared:
-            ids, mask = self._padded([prompts[0][:shared]], left=False)
-            self._forward(ids, mask, cache=cache)
-            cache.batch_repeat_interleave(len(rows))
-        ids, own = self._padded([prompt[shared:] for prompt in prompts], left=True)
-        mask = torch.cat([own.new_ones(len(rows), shared), own], dim=1)
-        positions = mask.cumsum(1)[:, shared:].sub(1).clamp_min(0)
-        logits = self._forward(ids, mask, cache=cache, positions=positions)[:, -1]
+        if apart:
+            read = [self._read([prompt]) for prompt in prompts]
+            cache = joined([cache for cache, _, _ in read])
+            mask, logits = (torch.cat([own[i] for own in read]) for i in (1, 2))
+        else:
+            cache, mask, logits = self._read(prompts)
         plan = self._plan()
         while True:
             tokens = self._choose(rows, logits, temperature, top_p)
@@ -361,6 +368,19 @@ class Engine:
             else:
                 bias = padding_bias(mask, self.loaded.dtype)
                 logits = plan.step(tokens, positions[:, 0], cache, bias)
+
+    def _read(self, prompts: list[list[int]]) -> tuple[Cache, Tensor, Tensor]:
+        """A cache of prompts, the mask of its tokens, and the logits of the next ones."""
+        cache = new_cache(self.loaded.model, self.loaded.profile)
+        shared = self._shared(prompts)
+        if shared:
+            ids, mask = self._padded([prompts[0][:shared]], left=False)
+            self._forward(ids, mask, cache=cache)
+            cache.batch_repeat_interleave(len(prompts))
+        ids, own = self._padded([prompt[shared:] for prompt in prompts], left=True)
+        mask = torch.cat([own.new_ones(len(prompts), shared), own], dim=1)
+        positions = mask.cumsum(1)[:, shared:].sub(1).clamp_min(0)
+        return cache, mask, self._forward(ids, mask, cache=cache, positions=positions)[:, -1]
 
     def _tokens(self, row: _Row, *, temperature: float, top_p: float) -> Iterator[int]:
         """Tokens of one answer, one at a time, on the cache of the last conversation."""
