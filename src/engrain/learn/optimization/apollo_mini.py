@@ -9,9 +9,10 @@ and one factor for each tensor:
 A single row's factor for one channel would be noise, so the whole tensor shares one; ``scale`` is
 the authors' 128, which makes up for what rank 1 shrinks.
 
-Memory: 8 n + 8 bytes a matrix of larger side n (moments, step count, last norm), less than a
-thousandth of AdamW's. Time: three passes over G. It is SGD with a rate of its own for each matrix,
-so use it where full weights must be trained and no state fits; else ``apollo``.
+Memory: 8 n + 8 bytes a matrix of larger side n (moments, last norm, and a step count for the reason
+that ``apollo`` gives), less than a thousandth of AdamW's. Time: three passes over G. It is SGD with
+a rate of its own for each matrix, so use it where full weights must be trained and no state fits;
+else ``apollo``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from engrain.learn.technique import option
 class ApolloMiniConfig(ApolloConfig):
     """Hyper-parameters of APOLLO-Mini."""
 
-    rank: int = option(1, "rows of the projection", low=1, high=4096)
+    rank: int = option(
+        1, "rows of the projection, at most a matrix's smaller side", low=1, high=4096
+    )
     granularity: str = option(
         "tensor", "one factor for each channel or each tensor", choices=("channel", "tensor")
     )
