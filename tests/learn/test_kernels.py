@@ -57,6 +57,8 @@ def test_stochastic_rounding_has_the_bits_of_torchs_way(count: int) -> None:
         ("adamw", {"clip": 0.5, "clip_scope": "each"}),
         ("sgd", {"weight_decay": 0.1}),
         ("sign", {"weight_decay": 0.1}),
+        ("apollo-mini", {"weight_decay": 0.1}),
+        ("apollo-mini", {"clip": 0.5, "clip_scope": "each"}),
     ],
 )
 def test_a_step_in_one_pass_is_torchs_step(

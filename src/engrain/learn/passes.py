@@ -31,6 +31,16 @@ class Numbers(ctypes.Structure):
     ]
 
 
+def possible(weight: Tensor, gradient: Tensor, rounding: str) -> bool:
+    """Whether a kernel can move such a weight by such a gradient."""
+    both = (weight, gradient)
+    return (
+        kernels.library() is not None
+        and all(t.dtype in KINDS and t.is_cpu and t.is_contiguous() for t in both)
+        and (weight.dtype == torch.float32 or rounding in ROUNDINGS)
+    )
+
+
 @dataclass(frozen=True)
 class Move:
     """A rule with its numbers; ``factor`` scales the gradient, ``keep`` the weight.
@@ -53,13 +63,7 @@ class Move:
         self, weight: Tensor, gradient: Tensor, factor: float, rounding: str, keys: tuple[int, int]
     ) -> bool:
         """Move a weight in place; False where no kernel can, and nothing was done."""
-        library = kernels.library()
-        both = (weight, gradient)
-        if (
-            library is None
-            or any(t.dtype not in KINDS or not t.is_cpu or not t.is_contiguous() for t in both)
-            or (weight.dtype != torch.float32 and rounding not in ROUNDINGS)
-        ):
+        if not possible(weight, gradient, rounding):
             return False
         kernels.run(
             "engrain_move",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from engrain.data.examples import Example
 from engrain.errors import ConfigError, DivergedError
-from engrain.learn.passes import Move, Product
+from engrain.learn.passes import Move, Product, possible
 from engrain.learn.rounding import MODES, keys, round_into
 from engrain.learn.technique import Optimization, Rule, Setting, option
 
@@ -125,6 +125,14 @@ class PerParameter(Optimization):
     def passed(self, name: str) -> None:
         """After a step that :meth:`one_pass` described was taken."""
 
+    def as_multiple(self, name: str, gradient: Tensor, rate: float) -> Move | None:
+        """A step that is a multiple of its fp32 gradient, for a kernel; None where it is none.
+
+        The state moves on with it, so this is asked once for a step and in the place of
+        :meth:`move`.
+        """
+        return None
+
     def rate(self, step: int) -> float:
         """The learning rate of a step: the schedule's, then what the rules make of it."""
         rate = self.scheduled(step)
@@ -195,7 +203,16 @@ class PerParameter(Optimization):
             if move.apply(weight, gradient, factor, self.config.rounding, chosen):
                 self.passed(name)
                 return
+        small = gradient
         gradient = gradient.float() if factor == 1.0 else gradient.float() * factor
+        if not self._rules and possible(weight, small, self.config.rounding):
+            move = self.as_multiple(name, gradient, self.rate(step))
+            if move is not None:
+                del gradient
+                move.apply(
+                    weight, small, factor, self.config.rounding, keys(self._seed, name, step)
+                )
+                return
         whole = weight.float()
         for rule in self._rules:
             gradient = rule.gradient(name, whole, gradient, step)

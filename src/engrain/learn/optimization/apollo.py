@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from engrain.learn.optimization.adamw import AdamWConfig, adamw_step, moments
+from engrain.learn.passes import Move
 from engrain.learn.projected import growth_factor
 from engrain.learn.registry import register
 from engrain.learn.technique import option
@@ -80,20 +81,40 @@ class Apollo(PerParameter):
         if weight.ndim != 2:
             adamw_step(state, weight, gradient, rate, self.config)
             return
-        # Along the smaller side; a square matrix is projected from the right.
-        turned = gradient if weight.shape[0] < weight.shape[1] else gradient.t()
-        factors = self._factors(name, state, turned)
-        scaled = turned.mul_(factors)
+        if self.config.weight_decay:
+            weight.mul_(1 - rate * self.config.weight_decay)
+        if self.config.granularity == "tensor":
+            weight.add_(gradient, alpha=-rate * self._multiple(name, state, gradient))
+            return
+        turned = _turned(gradient)
+        scaled = turned.mul_(self._factors(name, state, turned))
         held = growth_factor(state, torch.linalg.vector_norm(scaled), self.config.limiter)
         if held is not None:
             scaled.mul_(held)
+        _turned(weight).add_(scaled, alpha=-rate * self._scale(state, turned))
+
+    def as_multiple(self, name: str, gradient: Tensor, rate: float) -> Move | None:
+        """With one factor for a whole matrix the step is a multiple of the gradient."""
+        if gradient.ndim != 2 or self.config.granularity != "tensor":
+            return None
+        multiple = self._multiple(name, self._state[name], gradient)
+        return Move("sgd", rate * multiple, 1 - rate * self.config.weight_decay)
+
+    def _multiple(self, name: str, state: dict[str, Tensor], gradient: Tensor) -> float:
+        """What the gradient of a matrix is multiplied with, the rate left out."""
+        turned = _turned(gradient)
+        factor = self._factors(name, state, turned)
+        norm = torch.linalg.vector_norm(gradient) * factor
+        held = growth_factor(state, norm, self.config.limiter)
+        if held is not None:
+            factor = factor * held
+        return float(factor) * self._scale(state, turned)
+
+    def _scale(self, state: dict[str, Tensor], turned: Tensor) -> float:
+        """The correction of the moments' start, and what the rank leaves out."""
         count = int(state["step"])
         correction = math.sqrt(1 - self.config.beta2**count) / (1 - self.config.beta1**count)
-        scale = self.config.scale or turned.shape[0] / len(state["exp_avg"])
-        if self.config.weight_decay:
-            weight.mul_(1 - rate * self.config.weight_decay)
-        change = scaled if weight.shape[0] < weight.shape[1] else scaled.t()
-        weight.add_(change, alpha=-rate * correction * math.sqrt(scale))
+        return correction * math.sqrt(self.config.scale or len(turned) / len(state["exp_avg"]))
 
     def projection(self, name: str, rank: int, side: int, draw: int) -> Tensor:
         """The random matrix ``(rank, side)`` of a parameter's ``draw``-th refresh."""
@@ -116,6 +137,11 @@ class Apollo(PerParameter):
         if self.config.granularity == "tensor":
             return _norm(adapted) / (_norm(projected) + TINY)
         return _norm(adapted, 0) / (_norm(projected, 0) + TINY)
+
+
+def _turned(matrix: Tensor) -> Tensor:
+    """A matrix along its smaller side; a square one is projected from the right."""
+    return matrix if matrix.shape[0] < matrix.shape[1] else matrix.t()
 
 
 def _norm(tensor: Tensor, side: int | None = None) -> Tensor:
