@@ -68,7 +68,8 @@ def serve_torch(args: argparse.Namespace) -> Iterator[Any]:
     """The engine or transformers; gives a function that answers one request."""
     import torch
 
-    from engrain.model.engine import Engine, _Row
+    from engrain.model.engine import Engine
+    from engrain.model.rows import Row
     from engrain.model.threads import set_threads
 
     set_threads(args.threads or None)
@@ -78,7 +79,7 @@ def serve_torch(args: argparse.Namespace) -> Iterator[Any]:
 
     def by_engine(batch: int, tokens: int) -> tuple[float, list[int]]:
         if batch == 1:
-            row = _Row(0, prompt_ids(0, args.prompt), tokens)
+            row = Row(0, prompt_ids(0, args.prompt), tokens)
             stream = engine._tokens(row, temperature=0.0, top_p=1.0)
             next(stream)
             began = time.perf_counter()
@@ -89,7 +90,7 @@ def serve_torch(args: argparse.Namespace) -> Iterator[Any]:
             return seconds, row.new
 
         def once(room: int) -> tuple[float, list[int]]:
-            rows = [_Row(i, prompt_ids(i, args.prompt), room) for i in range(batch)]
+            rows = [Row(i, prompt_ids(i, args.prompt), room) for i in range(batch)]
             began = time.perf_counter()
             engine._run(rows, temperature=0.0, top_p=1.0, batch_size=batch)
             return time.perf_counter() - began, rows[0].new

@@ -23,7 +23,7 @@ from engrain.exam.probes import BATCH_SIZE
 from engrain.exam.report import size
 from engrain.learn.footprint import cache_bytes, layer_bytes, training_bytes
 from engrain.learn.technique import Setting
-from engrain.model.engine import MAX_BATCH_TOKENS
+from engrain.model.rows import MAX_BATCH_TOKENS
 
 if TYPE_CHECKING:
     from engrain.exam.panel import Panel

@@ -88,27 +88,27 @@ class GrowingLayer(DynamicLayer):
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Keep the given rows of the batch, in the given order."""
         super().reorder_cache(beam_idx)  # type: ignore[arg-type]
-        self.forget_buffers()
+        self._buffers = None
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat every row of the batch."""
         super().batch_repeat_interleave(repeats)
-        self.forget_buffers()
+        self._buffers = None
 
-    def forget_buffers(self) -> None:
-        """Take new buffers for the next write: keys and values are other tensors now."""
+    def join(self, others: Sequence[Any]) -> None:
+        """Take in the rows of other layers with as many tokens."""
+        self.keys = torch.cat([layer.keys for layer in (self, *others)])
+        self.values = torch.cat([layer.values for layer in (self, *others)])
         self._buffers = None
 
 
 def joined(caches: Sequence[Cache]) -> Cache:
     """The rows of caches of one length, made of growing layers, in the first of them."""
-    for number, layer in enumerate(caches[0].layers if len(caches) > 1 else ()):
-        layers = [cache.layers[number] for cache in caches]
+    first, *others = caches
+    for number, layer in enumerate(first.layers if others else ()):
         assert isinstance(layer, GrowingLayer)
-        layer.keys = torch.cat([one.keys for one in layers if one.keys is not None])
-        layer.values = torch.cat([one.values for one in layers if one.values is not None])
-        layer.forget_buffers()
-    return caches[0]
+        layer.join([cache.layers[number] for cache in others])
+    return first
 
 
 def new_cache(model: Any, profile: ArchProfile) -> Cache:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -42,6 +41,7 @@ from engrain.model.cache import (
 from engrain.model.context import Context, check_context, compute_context, extend
 from engrain.model.decode import Plan
 from engrain.model.loading import LoadedModel
+from engrain.model.rows import Row, batches, cut
 from engrain.model.sampling import (
     TextDecoder,
     choose,
@@ -51,27 +51,12 @@ from engrain.model.sampling import (
     row_uniforms,
 )
 
-MAX_BATCH_TOKENS = 16_384
-"""Padded prompt tokens that one batch takes at most; it bounds the memory of a batch."""
 MAX_LOGITS = 1 << 26
 """Logits that are held at once when whole texts are scored (256 MiB in fp32)."""
 SHARED_PREFIX = 16
 """Leading tokens that all prompts of a batch must share before they are computed only once."""
 SAFETY = 16
 """How many times the measured deviation a logit is taken to be uncertain by."""
-
-
-@dataclass(slots=True)
-class _Row:
-    """One prompt on its way to an answer."""
-
-    index: int
-    prompt: list[int]
-    room: int
-    stop: tuple[str, ...] = ()
-    uniforms: Tensor | None = None
-    new: list[int] = field(default_factory=list)
-    finished: bool = False
 
 
 class Engine:
@@ -171,7 +156,7 @@ class Engine:
             for i, text in enumerate(texts)
         ]
         self._run(rows, temperature=temperature, top_p=top_p, batch_size=batch_size)
-        return [_cut(self._text(row), row.stop) for row in rows]
+        return [cut(self._text(row), row.stop) for row in rows]
 
     def stream(
         self,
@@ -209,7 +194,7 @@ class Engine:
         results: list[tuple[float, int]] = [(0.0, 0)] * len(pairs)
         order = sorted(range(len(pairs)), key=lambda i: (len(encoded[i][0]), len(encoded[i][1]), i))
         order = [i for i in order if encoded[i][1]]
-        for batch in _batches(order, [len(p) + len(c) for p, c in encoded], batch_size):
+        for batch in batches(order, [len(p) + len(c) for p, c in encoded], batch_size):
             scores = self._score([encoded[i] for i in batch])
             for i, result in zip(batch, scores, strict=True):
                 results[i] = result
@@ -223,7 +208,7 @@ class Engine:
         total, count = 0.0, 0
         order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
         most = max(1, MAX_LOGITS // (limit * self.loaded.profile.vocab_size))
-        for batch in _batches(order, [len(row) for row in rows], min(32, most)):
+        for batch in batches(order, [len(row) for row in rows], min(32, most)):
             chosen = [rows[i] for i in batch]
             ids, mask = self._padded(chosen, left=False)
             with torch.inference_mode():
@@ -308,17 +293,17 @@ class Engine:
         temperature: float,
         seed: int,
         stop: tuple[str, ...] = (),
-    ) -> _Row:
+    ) -> Row:
         limit = self.loaded.max_length
         room = max(0, min(max_new_tokens, limit - 1))
         # What a conversation ends with matters most, so a prompt that is too long loses its start.
         prompt = ids[-max(1, limit - room) :]
         uniforms = row_uniforms(seed, index, room) if temperature > 0 else None
-        return _Row(index, prompt, room, tuple(filter(None, stop)), uniforms, finished=room == 0)
+        return Row(index, prompt, room, tuple(filter(None, stop)), uniforms, finished=room == 0)
 
     # Running
 
-    def _run(self, rows: list[_Row], *, temperature: float, top_p: float, batch_size: int) -> None:
+    def _run(self, rows: list[Row], *, temperature: float, top_p: float, batch_size: int) -> None:
         order = sorted((r.index for r in rows if not r.finished), key=lambda i: len(rows[i].prompt))
         lengths = [len(row.prompt) + row.room for row in rows]
         groups = [order]
@@ -329,19 +314,16 @@ class Engine:
             groups = [list(some) for _, some in groupby(order, lambda i: len(rows[i].prompt))]
             batch_size = batch_size if plan is not None and not plan.without_kernels else 1
         for group in groups:
-            for batch in _batches(group, lengths, batch_size):
+            for batch in batches(group, lengths, batch_size):
                 chosen = [rows[i] for i in batch]
                 self._run_batch(chosen, temperature=temperature, top_p=top_p, apart=apart)
 
     @torch.inference_mode()
-    def _run_batch(
-        self, rows: list[_Row], *, temperature: float, top_p: float, apart: bool
-    ) -> None:
+    def _run_batch(self, rows: list[Row], *, temperature: float, top_p: float, apart: bool) -> None:
         prompts = [row.prompt for row in rows]
         if apart:
-            read = [self._read([prompt]) for prompt in prompts]
-            cache = joined([cache for cache, _, _ in read])
-            mask, logits = (torch.cat([own[i] for own in read]) for i in (1, 2))
+            caches, masks, choices = zip(*(self._read([p]) for p in prompts), strict=True)
+            cache, mask, logits = joined(caches), torch.cat(masks), torch.cat(choices)
         else:
             cache, mask, logits = self._read(prompts)
         plan = self._plan()
@@ -382,7 +364,7 @@ class Engine:
         positions = mask.cumsum(1)[:, shared:].sub(1).clamp_min(0)
         return cache, mask, self._forward(ids, mask, cache=cache, positions=positions)[:, -1]
 
-    def _tokens(self, row: _Row, *, temperature: float, top_p: float) -> Iterator[int]:
+    def _tokens(self, row: Row, *, temperature: float, top_p: float) -> Iterator[int]:
         """Tokens of one answer, one at a time, on the cache of the last conversation."""
         if row.finished:
             return
@@ -423,7 +405,7 @@ class Engine:
         entry.ids.extend(pending)
         return logits[:, -1]
 
-    def _accept(self, row: _Row, token: int) -> bool:
+    def _accept(self, row: Row, token: int) -> bool:
         """Take a token into an answer; False for one that ends it and is no part of it."""
         if token in self.loaded.stop_ids:
             row.finished = True
@@ -437,7 +419,7 @@ class Engine:
             row.finished = any(text in tail for text in row.stop)
         return True
 
-    def _choose(self, rows: list[_Row], logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    def _choose(self, rows: list[Row], logits: Tensor, temperature: float, top_p: float) -> Tensor:
         """The next token of each row; where there are digits enough, that of the definition."""
         uniforms: Tensor | None = None
         if temperature > 0:
@@ -472,7 +454,7 @@ class Engine:
         assert self._agreement is not None
         return SAFETY * self._agreement.deviation
 
-    def _definition(self, row: _Row) -> Tensor:
+    def _definition(self, row: Row) -> Tensor:
         """The logits ``(1, vocabulary)`` of a row's next token, whose rounding is the one meant."""
         ids, mask = self._padded([[*row.prompt, *row.new]], left=False)
         return self._forward(ids, mask)[:, -1]
@@ -540,27 +522,8 @@ class Engine:
                 results.append((float(own.gather(1, wanted).double().sum()), len(target)))
         return results
 
-    def _text(self, row: _Row) -> str:
+    def _text(self, row: Row) -> str:
         return decode_after(self.loaded.tokenizer, row.prompt, row.new)
 
     def _cache_key(self) -> Hashable:
         return (self._state, self.loaded.revision)
-
-
-def _batches(order: Sequence[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
-    """Cut sorted indices into batches of at most ``size`` rows and ``MAX_BATCH_TOKENS`` tokens."""
-    batch: list[int] = []
-    longest = 0
-    for index in order:
-        longest = max(longest, lengths[index])
-        if batch and (len(batch) >= max(1, size) or longest * (len(batch) + 1) > MAX_BATCH_TOKENS):
-            yield batch
-            batch, longest = [], lengths[index]
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def _cut(text: str, stop: Sequence[str]) -> str:
-    ends = [position for mark in stop if (position := text.find(mark)) >= 0]
-    return text[: min(ends)] if ends else text

@@ -114,7 +114,8 @@ class Apollo(PerParameter):
         """The correction of the moments' start, and what the rank leaves out."""
         count = int(state["step"])
         correction = math.sqrt(1 - self.config.beta2**count) / (1 - self.config.beta1**count)
-        return correction * math.sqrt(self.config.scale or len(turned) / len(state["exp_avg"]))
+        scale = self.config.scale or len(turned) / len(state["exp_avg"])
+        return float(correction * math.sqrt(scale))
 
     def projection(self, name: str, rank: int, side: int, draw: int) -> Tensor:
         """The random matrix ``(rank, side)`` of a parameter's ``draw``-th refresh."""
