@@ -21,6 +21,10 @@ parameter's own: rules drop the state of some and let others rest, so no step of
 many its moments have seen. Time: one product with P a step. The update has full rank; only its
 factors are coarse. Buys memory, not quality or time: in the one comparison with tuned baselines
 full-rank AdamW is better (arXiv 2505.22922).
+
+In the source (pre-training, rank a quarter of m), perplexity on C4 at 60M, 130M, 350M and 1B
+weights: 31.55, 22.94, 16.85, 14.20; Adam of full rank 34.06, 25.08, 18.80, 15.56, not tuned.
+Fine-tuning of 1B weights on eight tasks of common sense: 68.21, AdamW 68.07.
 """
 
 from __future__ import annotations
