@@ -19,8 +19,9 @@ Memory: 8 n rank + 8 bytes a matrix (moments, last norm, step count), against Ad
 source's 2 n rank + 2 numbers hold its seed, which names give here, and no step count. That is each
 parameter's own: rules drop the state of some and let others rest, so no step of the run tells how
 many its moments have seen. Time: one product with P a step. The update has full rank; only its
-factors are coarse. Buys memory, not quality or time: in the one comparison with tuned baselines
-full-rank AdamW is better (arXiv 2505.22922).
+factors are coarse. Use it for full weights whose AdamW state does not fit, not where it does. Buys
+memory, not quality or time: in the one comparison with tuned baselines full-rank AdamW is better
+(arXiv 2505.22922).
 
 In the source (pre-training, rank a quarter of m), perplexity on C4 at 60M, 130M, 350M and 1B
 weights: 31.55, 22.94, 16.85, 14.20; Adam of full rank 34.06, 25.08, 18.80, 15.56, not tuned.
