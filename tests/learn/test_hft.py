@@ -128,7 +128,7 @@ def test_hft_half_of_the_weights_are_those_before() -> None:
 def test_hft_reset_is_the_full_lesson_with_the_other_half_put_back() -> None:
     """Half-Reset: theta = M theta_full + (1 - M) theta_0, to the bit."""
     full = run(recipe(None)).adapter.tensors
-    half = run(recipe("hft", {"reset": True})).adapter.tensors
+    half = run(recipe("hft", {"half_reset": True})).adapter.tensors
     held = hft()
     drawn = {name for name in full if held.rule.moves(name, 0)}
     assert 0 < len(drawn) < len(full)
@@ -137,11 +137,11 @@ def test_hft_reset_is_the_full_lesson_with_the_other_half_put_back() -> None:
 
 
 def test_hft_reset_keeps_a_copy_of_what_goes_back_and_resumes(tmp_path: Path) -> None:
-    held = hft(reset=True)
+    held = hft(half_reset=True)
     held.step(0)
     kept = held.rule.state_dict()
     assert sum(t.nbytes for t in kept.values()) == held.rule.state_bytes(held.parameters) > 0
-    made = recipe("hft", {"reset": True})
+    made = recipe("hft", {"half_reset": True})
     path = tmp_path / "checkpoint"
 
     def stop(done: int, steps: int, loss: float) -> None:

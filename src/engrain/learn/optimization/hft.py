@@ -19,7 +19,7 @@ count matrices, not numbers: with grouped queries, keys and values are small, an
 attention matrices may be few of the numbers or most; the rule's attribute ``share`` tells. What a
 model has fused (phi3's qkv_proj) is one matrix here, so its attention is halved as one of two.
 
-``reset`` is the source's Half-Reset: all moves in the lesson, and at its end the half that was not
+With ``half_reset``, the source's Half-Reset, all moves in the lesson, and at its end what was not
 drawn goes back to theta_0. It costs a copy of that half, on which the other has learned to lean.
 
 The source has no code. It trains embeddings and output layer always; that the last norm belongs to
@@ -63,7 +63,7 @@ class HFTConfig:
         choices=("category", "layer", "model"),
     )
     outside: bool = option(True, "embeddings, output layer and last norm always move")
-    reset: bool = option(False, "all move, and what was not drawn goes back at the end")
+    half_reset: bool = option(False, "all move, and what was not drawn goes back at the end")
 
 
 @register("hft")
@@ -86,13 +86,13 @@ class HFT(Rule):
         super().prepare(parameters, setting, optimization)
         self._parameters = dict(parameters)
         self._moving = frozenset(self._chosen(places(parameters, setting), setting))
-        still = [name for name in parameters if self.config.reset and name not in self._moving]
+        still = [name for name in parameters if self.config.half_reset and name not in self._moving]
         self._before = {name: parameters[name].detach().clone() for name in still}
         self.share = numbers(self._moving, parameters) / max(1, numbers(parameters, parameters))
 
     def moves(self, name: str, step: int) -> bool:
         """Whether the parameter's matrix was drawn, or all move until the end."""
-        return self.config.reset or name in self._moving
+        return self.config.half_reset or name in self._moving
 
     @torch.no_grad()
     def end(self, step: int) -> None:
@@ -106,13 +106,13 @@ class HFT(Rule):
     ) -> Mapping[str, nn.Parameter]:
         """What moves while the setting's lesson is learned."""
         found = places(parameters, setting)
-        if self.config.reset or not in_layers(found):
+        if self.config.half_reset or not in_layers(found):
             return parameters
         return {name: parameters[name] for name in self._chosen(found, setting)}
 
     def state_bytes(self, parameters: Mapping[str, nn.Parameter]) -> int:
-        """With ``reset`` what was not drawn, in its type; all of them before the draw."""
-        still = [name for name in parameters if self.config.reset and name not in self._moving]
+        """With ``half_reset`` what was not drawn, in its type; all of them before the draw."""
+        still = [name for name in parameters if self.config.half_reset and name not in self._moving]
         return sum(parameters[name].nbytes for name in still)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -103,7 +103,7 @@ def orthogonal(matrix: Tensor, iteration: str = AUTO) -> Tensor:
     normed = matrix / (torch.linalg.vector_norm(matrix) + TINY)
     if iteration == "float32" and 2 * large > 3 * small:
         return _by_gram(normed)
-    found = normed.to(getattr(torch, iteration))
+    found: Tensor = normed.to(getattr(torch, iteration))
     for _ in range(STEPS):
         gram = found @ found.t()
         found = torch.addmm(found, _quadratic(gram), found, beta=A)
