@@ -25,6 +25,9 @@ for AdamW 8 (r (m + n) + k) of state, a little of the 8 m n of full training. Ti
 m k n in each forward and another in each backward, which is the work of k more tokens, and an SVD
 of each matrix a round. Use it to train all directions with little optimizer state, where many
 tokens make a step. Not to save memory on the whole, nor for a short lesson: LoRA is smaller.
+
+In the source, perplexity on OpenWebText at 130M and 1.3B weights (LLaMA): 23.35 and 14.59, full
+rank 20.04 and 14.54, LoRA 29.71 and 16.50.
 """
 
 from __future__ import annotations

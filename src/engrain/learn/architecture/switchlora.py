@@ -31,6 +31,8 @@ paper's 4 k (m + n) in host memory beside a W that is written; for AdamW 8 rank 
 bytes of state. Time: a LoRA of rank 2 rank + 2 E. Use it for long runs in which LoRA's rank is too
 small. Not for a lesson of some hundred steps: the published interval exchanges rank steps / 480
 rows, so it is a LoRA with a costlier start. Once 2 E nears k, full weights are smaller.
+
+In the source, pre-training of 1.3B weights: perplexity 15.01, full rank 15.23.
 """
 
 from __future__ import annotations

@@ -1,14 +1,21 @@
 """AdamW: the field's default, torch's fused implementation.
 
-Source: Loshchilov and Hutter, arXiv 1711.05101, algorithm 2. Two fp32 moments for every trained
-number, decay applied to the weight and not to the gradient. The learning rate warms up linearly,
-then falls along a cosine to ``final_fraction`` of its peak; the global gradient norm is clipped.
+Source: Loshchilov and Hutter, arXiv 1711.05101, algorithm 2. For a weight W with gradient G:
+
+    M <- beta1 M + (1 - beta1) G;    V <- beta2 V + (1 - beta2) G^2
+    W <- W - rate M / (1 - beta1^t) / (sqrt(V / (1 - beta2^t)) + epsilon) - rate weight_decay W
+
+The learning rate warms up linearly, then falls along a cosine to ``final_fraction`` of its peak;
+the global gradient norm is clipped.
 
 Vectors that come and go one by one (:func:`engrain.learn.update.by_vector`) have step counts of
 their own, and so a bias correction of their own.
 
-Memory: 8 bytes for each trained number, and 4 for each step count. No memory-efficient optimizer
-beats it where it fits.
+Memory: 8 bytes for each trained number, and 4 for each step count.
+
+Use it wherever its memory fits: in the one comparison with tuned baselines, 1B weights on C4, its
+perplexity is 13.97, SLTrain's 14.37, Fira's 15.10, GaLore's 15.57 (arXiv 2505.22922). Not for full
+weights whose state is more than there is.
 """
 
 from __future__ import annotations

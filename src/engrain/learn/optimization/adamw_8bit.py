@@ -10,6 +10,10 @@ Memory: 2 N + 8 ceil(N / 256) + 4 bytes for N numbers, 8 N + 4 for a small tenso
 passes over pieces in the processor's cache, about ten times the fused AdamW; against forward and
 backward of a step it is little. Rounding loses what is less than a code's step: with a slow
 ``beta2`` a second moment follows its block's peak and its own changes only when they are large.
+
+Use it for full weights where AdamW's state does not fit and a quarter of it does; not where the
+update is most of a step. The source's abstract reports the quality of 32 bits, on language models
+of up to 1.5B weights among others.
 """
 
 from __future__ import annotations

@@ -18,6 +18,10 @@ AdamW's step size (equation 9), and 0 stands for it.
 Memory: 8 n rank + 4 bytes a matrix, against AdamW's 8 m n. Time: one product with P a step. The
 update has full rank; only its factors are coarse. Buys memory, not quality or time: in the one
 comparison with tuned baselines full-rank AdamW is better (arXiv 2505.22922).
+
+In the source (pre-training, rank a quarter of m), perplexity on C4 at 60M, 130M, 350M and 1B
+weights: 31.55, 22.94, 16.85, 14.20; Adam of full rank 34.06, 25.08, 18.80, 15.56, not tuned.
+Fine-tuning of 1B weights on eight tasks of common sense: 68.21, AdamW 68.07.
 """
 
 from __future__ import annotations

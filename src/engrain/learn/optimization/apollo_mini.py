@@ -12,6 +12,10 @@ the authors' 128, which makes up for what rank 1 shrinks.
 Memory: 8 n + 8 bytes a matrix of larger side n (moments, step count, last norm), less than a
 thousandth of AdamW's. Time: three passes over G. It is SGD with a rate of its own for each matrix,
 so use it where full weights must be trained and no state fits; else ``apollo``.
+
+In the source (pre-training), perplexity on C4 at 60M, 130M, 350M and 1B weights: 31.93, 23.53
+(23.84 in another of its tables), 17.18, 14.17; Adam of full rank 34.06, 25.08, 18.80, 15.56, not
+tuned. Fine-tuning of 1B weights on eight tasks of common sense: 68.23, AdamW 68.07.
 """
 
 from __future__ import annotations

@@ -21,6 +21,9 @@ largest block decides. Kept from turn to turn: nothing. Time: backward ends at t
 a turn of a high layer is cheap. Use it for full weights where their AdamW state does not fit, and
 with at least D K steps: in a run shorter than that some layers never have a turn. Not for LoRA,
 whose state is small as it is.
+
+In the source's abstract, Llama 3-8B is trained whole on one card of 24 GB, and is a little above
+LoRA on MT-bench.
 """
 
 from __future__ import annotations

@@ -17,7 +17,9 @@ Memory: 8 rank n + 4 rank + 4 bytes a matrix of larger side n; the error adds 4 
 m n + 4 ceil(m n / 256). Time: a real Fourier transform of G, one pass and two products of
 2 m n rank operations a step. Nothing is decomposed, and the space is ``rank`` whole numbers, so it
 is the projection of choice on a CPU; the price is a space that fits worse than singular vectors.
-Full-rank AdamW is better in each of the authors' rows.
+
+In the source, 800M weights on C4, 100 tokens each: perplexity 13.69 with 57.8 GB, LDAdamW 13.91
+with 72.1, AdamW of full rank 11.73 with 73.7.
 """
 
 from __future__ import annotations

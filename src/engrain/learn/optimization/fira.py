@@ -15,7 +15,11 @@ B^T (N - f R) + f G. After a step without residual the limiter begins anew.
 Memory: GaLore's and 4 bytes, 4 (rank m + 2 rank n) + 8 a matrix of smaller side m and larger side
 n. Time: GaLore's and three passes over G. The step has full rank. Use it instead of GaLore where
 the limiter's 1 % a step is no lock, so not for lessons of a few steps whose first gradient is
-small. "Better than Adam" does not survive a tuned Adam (arXiv 2505.22922).
+small.
+
+In the source (pre-training), perplexity on C4 at 60M, 130M, 350M and 1B weights: 31.06, 22.73,
+16.85, 14.31; Adam of full rank 34.06, 25.08, 18.80, 15.56; without the limiter 32.22 at 60M. With a
+tuned AdamW at 1B 15.10 against its 13.97 (arXiv 2505.22922).
 """
 
 from __future__ import annotations

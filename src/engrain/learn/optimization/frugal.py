@@ -24,6 +24,9 @@ is gathered and scattered, and one pass takes signs. The step has full rank, and
 a CPU at this memory. Every entry of the rest moves by the same amount whatever the gradient, so
 ``free_scale`` is 0.1 as in the authors' fine-tuning (1 in their pre-training); take less, or
 ``free`` sgd or none, for single examples. Keep AdamW for the output layer.
+
+The source's abstract: at equal memory better than GaLore and BAdam on C4 from 60M to 1B weights,
+near AdamW. Its tables were not at hand.
 """
 
 from __future__ import annotations

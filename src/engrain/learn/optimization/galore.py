@@ -18,7 +18,10 @@ m), against AdamW's 8 m n. Time: two products of 2 m n rank operations a step, a
 gradient outside of the space is lost for ``refresh`` steps, and a batch with fewer tokens than
 ``rank`` fills the space with arbitrary vectors: for short lessons ``fira``, ``frugal`` and
 ``apollo`` waste less. With the full rank it is not AdamW, which is no rule that rotates along.
-Tuned full-rank AdamW is better wherever its memory fits (arXiv 2505.22922).
+
+In the source (pre-training), perplexity on C4 at 60M, 130M, 350M and 1B weights: 34.88, 25.36,
+18.95, 15.64; Adam of full rank 34.06, 25.08, 18.80, 15.56. With both tuned, at 1B, 15.57 against
+13.97 (arXiv 2505.22922).
 """
 
 from __future__ import annotations

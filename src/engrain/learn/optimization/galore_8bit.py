@@ -10,6 +10,9 @@ Memory: 4 rank m + 2 rank n + 8 ceil(rank n / 256) + 4 bytes a matrix of smaller
 side n. Time: GaLore's, and some 40 passes over rank n numbers. Worth it where rank n is a large
 part of the state, that is for ranks in the hundreds; else the basis is what weighs, and
 ``projector`` dct saves more.
+
+In the source's abstract the optimizer's memory falls by 82.5% and that of training by 63.3% against
+bf16.
 """
 
 from __future__ import annotations

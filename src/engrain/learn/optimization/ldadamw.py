@@ -18,6 +18,10 @@ is state, in the weight's own type.
 Memory: 8 rank n + 4 rank m + 4 bytes a matrix of larger side n, and E as large as the weight, which
 is most of it; ``error`` off drops E. Time: six products of 2 m n rank operations a step, four
 without E. Use it for small ranks, where a space that stands still for 200 steps loses most.
+
+Not for full weights short of memory, unless E is dropped. In the comparison of DCT-AdamW (arXiv
+2505.17967), 800M weights on C4: perplexity 13.91, AdamW of full rank 11.73. The source's own tables
+were not at hand.
 """
 
 from __future__ import annotations

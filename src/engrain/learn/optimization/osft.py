@@ -41,6 +41,9 @@ it loses digits. Time of a step: l (s - k) (3 s + 4 k) + l s^2 multiplications a
 exceeds forward and backward of short batches. Holds forgetting back at the price of slower
 learning; knowledge in small directions is not protected (the paper's GSM8K fell from 26 to 8).
 Only for weights that are trained whole; not for LoRA.
+
+In the source, LLaMA-2-7B on eight tasks in turn (TRACE): 48.4, O-LoRA 41.3, plain fine-tuning 23.0,
+a model for each task 57.6. T5-large on 5 and 15 tasks: 75.9 and 71.3, O-LoRA 75.8 and 69.6.
 """
 
 from __future__ import annotations

@@ -28,6 +28,9 @@ Memory: state and gradients of ``layers`` layers, 8 n layers / L with AdamW. Tim
 pass; backward ends at the lowest drawn layer. Use it like ``badam``, where several layers should
 learn together. That outlier-rich layers should move most is the source's finding for single tasks;
 against forgetting the reverse may be right, and nobody has measured it.
+
+In the source's abstract, up to 1.1 points above the best baseline on common sense and 3.0% on MMLU;
+21 GB for LLaMA-2-7B.
 """
 
 from __future__ import annotations

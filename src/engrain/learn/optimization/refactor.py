@@ -20,6 +20,8 @@ rise to that over some steps. Memory: nothing of its own, and a copy of one fact
 Time: O((m + n) rank^2) a pair every ``interval`` steps. In the paper the reset gives most of the
 gain in long pre-training. Not for a lesson shorter than some intervals, which it leaves as it is;
 nor for architectures without pairs of factors, for which it is refused.
+
+In the source, 1B weights on C4: perplexity 15.01 with both, 13.97 for full rank, 15.57 for GaLore.
 """
 
 from __future__ import annotations

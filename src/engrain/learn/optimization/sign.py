@@ -7,6 +7,9 @@ Source: signSGD and Signum, Bernstein et al., arXiv 1802.04434, algorithms 1 and
 The limit of Adam for beta1 = beta2 = 0, so layers whose gradients differ in size are served alike,
 without a second moment. Memory: nothing without momentum, 4 bytes a number with it. Its noise does
 not fall with the gradient, so the rate must: rates are 3 to 10 times below AdamW's.
+
+Use it for full weights where no state fits, and not for long runs on small batches at a constant
+rate. In the source the form with momentum is like Adam on ImageNet (abstract).
 """
 
 from __future__ import annotations

@@ -26,6 +26,9 @@ in the place of gradients that are gone.
 Time: a forward over the texts at each check, ``tries`` more where it goes back. All of it happens
 after every parameter has moved, so steps may be taken inside backward. Not for architectures that
 rearrange what they train between two steps: a way back over a merge is no way back.
+
+Use it where forgetting must have a bound that is known beforehand. This use of a trust region is
+ours: nobody has published figures.
 """
 
 from __future__ import annotations
