@@ -1,6 +1,7 @@
 """HFT (arXiv 2404.18466): half of each kind, another half for each lesson, the rest to the bit."""
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from engrain.learn.blocks import places
 from engrain.learn.recipe import Choice
 from engrain.learn.testing import sample_lesson
 from engrain.model.testing import tiny_model
-from tests.learn.schedules import SEED, Held, digest, layer_of, recipe, run
+from tests.learn.schedules import SEED, STEPS, Held, digest, layer_of, recipe, run
 
 
 def hft(lesson: str = "new", seed: int = SEED, layers: int = 4, **settings: Any) -> Held:
@@ -122,3 +123,32 @@ def test_hft_half_of_the_weights_are_those_before() -> None:
             held.step(step)
         for name, parameter in held.parameters.items():
             assert torch.equal(parameter, before[name]) != held.rule.moves(name, 0), name
+
+
+def test_hft_reset_is_the_full_lesson_with_the_other_half_put_back() -> None:
+    """Half-Reset: theta = M theta_full + (1 - M) theta_0, to the bit."""
+    full = run(recipe(None)).adapter.tensors
+    half = run(recipe("hft", {"reset": True})).adapter.tensors
+    held = hft()
+    drawn = {name for name in full if held.rule.moves(name, 0)}
+    assert 0 < len(drawn) < len(full)
+    assert set(half) == drawn
+    assert all(torch.equal(half[name], full[name]) for name in drawn)
+
+
+def test_hft_reset_keeps_a_copy_of_what_goes_back_and_resumes(tmp_path: Path) -> None:
+    held = hft(reset=True)
+    held.step(0)
+    kept = held.rule.state_dict()
+    assert sum(t.nbytes for t in kept.values()) == held.rule.state_bytes(held.parameters) > 0
+    made = recipe("hft", {"reset": True})
+    path = tmp_path / "checkpoint"
+
+    def stop(done: int, steps: int, loss: float) -> None:
+        if done == STEPS - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(made, checkpoint=path, save_every=4, on_step=stop)
+    resumed = run(made, checkpoint=path, save_every=4)
+    assert resumed.resumed_from == 4 and digest(resumed) == digest(run(made))

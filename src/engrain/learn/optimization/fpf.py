@@ -18,13 +18,13 @@ The buffer is a reservoir (Vitter's algorithm R) over the facts of earlier lesso
 and those of this one. A phase has a constant learning rate and fresh optimizer state for what it
 moves, which is dropped at its end (inferred). Phases take their steps from the recipe's, whose
 schedule runs on below them: a run with phases costs no more than one without, and less where the
-modules that move are few or high. The source's variant with distillation of kept logits (k-FPF-KD)
-is not built.
+modules that move are few or high.
 
 Memory: a copy of the trained weights for the next look, in their type, and 4 bytes for each module
 and look. Time: ``looks`` passes over the weights, no per-step replay. Use it with recipes that have
 no replay, against what one lesson does to the others; not where earlier texts are gone. ``budget``
-0 is no fine-tuning, 1 is plain fine-tuning on the buffer.
+0 is no fine-tuning, 1 is plain fine-tuning on the buffer. The source's figures are of images and
+networks with batch norm; its tables were not at hand.
 """
 
 from __future__ import annotations

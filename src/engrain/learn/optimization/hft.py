@@ -19,6 +19,9 @@ count matrices, not numbers: with grouped queries, keys and values are small, an
 attention matrices may be few of the numbers or most; the rule's attribute ``share`` tells. What a
 model has fused (phi3's qkv_proj) is one matrix here, so its attention is halved as one of two.
 
+``reset`` is the source's Half-Reset: all moves in the lesson, and at its end the half that was not
+drawn goes back to theta_0. It costs a copy of that half, on which the other has learned to lean.
+
 The source has no code. It trains embeddings and output layer always; that the last norm belongs to
 them, and that half of the norms is drawn, is inferred. ``outside`` off protects them, too: in small
 models with large vocabularies they hold most of the numbers.
@@ -27,6 +30,10 @@ Memory: nothing of its own; state and gradients of the half that moves, 8 n rati
 stored lesson holds what moved only. Time: no weight gradients for the other half. Use it as the
 first choice when lessons are consolidated into full weights. It protects within a lesson, not for
 ever: after some lessons everything has moved, so add replay. With LoRA it is untested.
+
+In the source, LLaMA-2-7B on eight tasks in turn (TRACE): overall 45.7 with full fine-tuning and
+51.3 with this, backward transfer -10.2% and -5.6%; by layers 47.9, over the whole model 46.9. With
+replay 54.3 and 54.1. Six general tasks after instruction tuning: 41.0 and 42.9.
 """
 
 from __future__ import annotations
@@ -36,7 +43,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from engrain.learn.blocks import Place, in_layers, layers_of, numbers, places
 from engrain.learn.registry import register
@@ -55,6 +63,7 @@ class HFTConfig:
         choices=("category", "layer", "model"),
     )
     outside: bool = option(True, "embeddings, output layer and last norm always move")
+    reset: bool = option(False, "all move, and what was not drawn goes back at the end")
 
 
 @register("hft")
@@ -65,6 +74,7 @@ class HFT(Rule):
     """
 
     Config = HFTConfig
+    _moving: frozenset[str] = frozenset()
 
     def prepare(
         self,
@@ -74,21 +84,44 @@ class HFT(Rule):
     ) -> None:
         """Draw what moves in this lesson."""
         super().prepare(parameters, setting, optimization)
+        self._parameters = dict(parameters)
         self._moving = frozenset(self._chosen(places(parameters, setting), setting))
+        still = [name for name in parameters if self.config.reset and name not in self._moving]
+        self._before = {name: parameters[name].detach().clone() for name in still}
         self.share = numbers(self._moving, parameters) / max(1, numbers(parameters, parameters))
 
     def moves(self, name: str, step: int) -> bool:
-        """Whether the parameter's matrix was drawn."""
-        return name in self._moving
+        """Whether the parameter's matrix was drawn, or all move until the end."""
+        return self.config.reset or name in self._moving
+
+    @torch.no_grad()
+    def end(self, step: int) -> None:
+        """After the last step, give back what was not drawn."""
+        if step + 1 == self.setting.steps:
+            for name, before in self._before.items():
+                self._parameters[name].copy_(before)
 
     def at_once(
         self, parameters: Mapping[str, nn.Parameter], setting: Setting
     ) -> Mapping[str, nn.Parameter]:
         """What moves while the setting's lesson is learned."""
         found = places(parameters, setting)
-        if not in_layers(found):
+        if self.config.reset or not in_layers(found):
             return parameters
         return {name: parameters[name] for name in self._chosen(found, setting)}
+
+    def state_bytes(self, parameters: Mapping[str, nn.Parameter]) -> int:
+        """With ``reset`` what was not drawn, in its type; all of them before the draw."""
+        still = [name for name in parameters if self.config.reset and name not in self._moving]
+        return sum(parameters[name].nbytes for name in still)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What goes back, as it was before the lesson."""
+        return dict(self._before)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take it back."""
+        self._before = {name: tensor.clone() for name, tensor in state.items()}
 
     def _chosen(self, found: Mapping[str, Place], setting: Setting) -> list[str]:
         """The names of what moves."""

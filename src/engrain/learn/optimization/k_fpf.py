@@ -9,7 +9,8 @@ the buffer), with k = ``phases`` phases instead of one:
 Each phase selects anew, from all looks so far. k 0 is the lesson alone; with k half the steps,
 ``share`` 0.5 and ``budget`` 1 every other step is plain experience replay. The source trains by SGD
 between the phases; here any per-parameter optimization does it, and what a phase has moved begins
-anew after it. There are no more phases than pairs of steps.
+anew after it. There are no more phases than pairs of steps. k-FPF-KD, the variant that also holds
+the buffer's logits, is this with the regularization ``logit_anchor``.
 
 Memory: that of ``fpf``, with k times as many looks. Time: replay at every step adds steps times a
 batch, k-FPF share times steps of them, with weight gradients for the selected modules alone. Use it
