@@ -127,11 +127,13 @@ def generator() -> object:
 
 def test_every_technique_has_a_page_with_its_settings() -> None:
     generate = generator()
-    overview = generate.techniques()
+    overview, categories = generate.techniques(), generate.by_category()
     for category in CATEGORIES:
         for name in registry.names(category):
             page = generate.technique_page(category, name)
-            assert f"[{name}]" in overview
+            assert f"[{name}]" in overview and f"[{name}]" in categories
+            if category == "optimization":
+                assert generate.memory_of(registry.get(category, name)), name
             assert page.startswith(f"# {name}\n")
             for setting in registry.get(category, name).Config.__dataclass_fields__:
                 assert f"`{setting}`" in page
