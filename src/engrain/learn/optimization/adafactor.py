@@ -14,7 +14,7 @@ of all optimizations does that.
 
 Memory: 4 (m + n) + 4 bytes a matrix. Time: eight passes over G. The least state of all rules that
 treat rows and columns apart; without a first moment it follows single batches, so use it with large
-ones. For fine-tuning a model with small weights mind the relative step.
+ones and not for single examples. For fine-tuning a model with small weights mind the relative step.
 
 In the source, results like Adam's on translation from English to German (WMT 2014; abstract).
 """

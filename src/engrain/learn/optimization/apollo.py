@@ -16,8 +16,9 @@ the number of the draw give; it is never stored. What has not two dimensions tak
 AdamW's step size (equation 9), and 0 stands for it.
 
 Memory: 8 n rank + 4 bytes a matrix, against AdamW's 8 m n. Time: one product with P a step. The
-update has full rank; only its factors are coarse. Buys memory, not quality or time: in the one
-comparison with tuned baselines full-rank AdamW is better (arXiv 2505.22922).
+update has full rank; only its factors are coarse. Use it for full weights whose AdamW state does
+not fit, not where it does. Buys memory, not quality or time: in the one comparison with tuned
+baselines full-rank AdamW is better (arXiv 2505.22922).
 
 In the source (pre-training, rank a quarter of m), perplexity on C4 at 60M, 130M, 350M and 1B
 weights: 31.55, 22.94, 16.85, 14.20; Adam of full rank 34.06, 25.08, 18.80, 15.56, not tuned.

@@ -21,9 +21,10 @@ takes AdamW's step.
 Memory: 8 int(density n) m + 4 bytes for a matrix (m, n) by columns, 8 int(density m n) + 4 by
 randk, 8 m n + 8 for each active matrix by blocks. Time: no product and no decomposition; the share
 is gathered and scattered, and one pass takes signs. The step has full rank, and none costs less on
-a CPU at this memory. Every entry of the rest moves by the same amount whatever the gradient, so
-``free_scale`` is 0.1 as in the authors' fine-tuning (1 in their pre-training); take less, or
-``free`` sgd or none, for single examples. Keep AdamW for the output layer.
+a CPU at this memory. Use it for full weights where a share of AdamW's state fits, not where all of
+it does. Every entry of the rest moves by the same amount whatever the gradient, so ``free_scale``
+is 0.1 as in the authors' fine-tuning (1 in their pre-training); take less, or ``free`` sgd or none,
+for single examples. Keep AdamW for the output layer.
 
 The source's abstract: at equal memory better than GaLore and BAdam on C4 from 60M to 1B weights,
 near AdamW. Its tables were not at hand.

@@ -7,7 +7,7 @@ Source: Chen et al., arXiv 2302.06675, algorithm 2. For a weight W with gradient
 Memory: 4 bytes a number, half of AdamW's. Time: four passes over pieces in the processor's cache.
 The authors advise rates 3 to 10 times below AdamW's, and decay as many times above. Its steps do
 not shrink with the gradient, so noise of small batches moves every weight: use it with large
-batches, or where ``sign`` would do and a momentum fits.
+batches and not for single examples, or where ``sign`` would do and a momentum fits.
 
 In the source, up to 2% more on ImageNet than AdamW with vision transformers; on language models
 like AdamW or better (abstract).

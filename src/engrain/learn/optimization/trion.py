@@ -13,8 +13,8 @@ dimensions takes AdamW's step at ``others`` times the rate, 3e-4 for the authors
 
 Memory: 4 m n bytes a matrix, as Muon; I is chosen anew at each step and not kept. Time: a real
 Fourier transform of D, two products of 2 m n rank operations more than momentum needs, and an
-iteration on (rank, n) instead of (m, n), mostly thin and so in fp32: a tenth of Muon's. Buys time
-against Muon, not memory, and costs quality.
+iteration on (rank, n) instead of (m, n), mostly thin and so in fp32: a tenth of Muon's. Use it
+where Muon takes too long; not to save memory, and it costs quality.
 
 In the source, perplexity on C4 at 350M, 800M and 1.3B weights with rank 256: 15.30, 12.22, 11.28;
 Muon 14.99, 12.05, 11.13.

@@ -16,7 +16,8 @@ a parameter and step. Each parameter is held by itself, so steps may be taken in
 parameter that starts at zero, as LoRA's B does, has no norm to go by and is not held: for whole
 weights. It knows nothing of what a change does; ``trust_predictions`` measures that.
 
-Use it where a bound must cost no forward. There are no published figures of this use.
+Use it where a bound must cost no forward, not with LoRA. There are no published figures of this
+use.
 """
 
 from __future__ import annotations
