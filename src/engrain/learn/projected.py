@@ -55,7 +55,9 @@ class ProjectedConfig(AdamWConfig):
     learning_rate: float = option(2e-4, "peak step size", low=0.0, high=100.0)
     beta2: float = option(0.999, "decay of the second moment", low=0.0, high=0.99999)
     clip: float = option(0.0, "largest gradient norm; 0 switches it off", low=0.0)
-    rank: int = option(64, "dimensions of the space", low=1, high=8192)
+    rank: int = option(
+        64, "dimensions of the space, at most a matrix's smaller side", low=1, high=8192
+    )
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,13 @@ the number of the draw give; it is never stored. What has not two dimensions tak
 ``scale`` makes up for the projection, which shrinks factors by sqrt(rank / m): m / rank restores
 AdamW's step size (equation 9), and 0 stands for it.
 
-Memory: 8 n rank + 4 bytes a matrix, against AdamW's 8 m n. Time: one product with P a step. The
-update has full rank; only its factors are coarse. Use it for full weights whose AdamW state does
-not fit, not where it does. Buys memory, not quality or time: in the one comparison with tuned
-baselines full-rank AdamW is better (arXiv 2505.22922).
+Memory: 8 n rank + 8 bytes a matrix (moments, last norm, step count), against AdamW's 8 m n. The
+source's 2 n rank + 2 numbers hold its seed, which names give here, and no step count. That is each
+parameter's own: rules drop the state of some and let others rest, so no step of the run tells how
+many its moments have seen. Time: one product with P a step. The update has full rank; only its
+factors are coarse. Use it for full weights whose AdamW state does not fit, not where it does. Buys
+memory, not quality or time: in the one comparison with tuned baselines full-rank AdamW is better
+(arXiv 2505.22922).
 
 In the source (pre-training, rank a quarter of m), perplexity on C4 at 60M, 130M, 350M and 1B
 weights: 31.55, 22.94, 16.85, 14.20; Adam of full rank 34.06, 25.08, 18.80, 15.56, not tuned.
@@ -51,7 +54,9 @@ class ApolloConfig(AdamWConfig):
     beta2: float = option(0.999, "decay of the second moment", low=0.0, high=0.99999)
     epsilon: float = option(1e-6, "added to the root of the second moment", low=0.0)
     clip: float = option(0.0, "largest gradient norm; the limiter does its work", low=0.0)
-    rank: int = option(64, "rows of the projection", low=1, high=4096)
+    rank: int = option(
+        64, "rows of the projection, at most a matrix's smaller side", low=1, high=4096
+    )
     granularity: str = option(
         "channel", "one factor for each channel or each tensor", choices=("channel", "tensor")
     )

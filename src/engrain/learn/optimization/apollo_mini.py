@@ -9,9 +9,10 @@ and one factor for each tensor:
 A single row's factor for one channel would be noise, so the whole tensor shares one; ``scale`` is
 the authors' 128, which makes up for what rank 1 shrinks.
 
-Memory: 8 n + 8 bytes a matrix of larger side n (moments, step count, last norm), less than a
-thousandth of AdamW's. Time: three passes over G. It is SGD with a rate of its own for each matrix,
-so use it where full weights must be trained and no state fits; else ``apollo``.
+Memory: 8 n + 8 bytes a matrix of larger side n (moments, last norm, and a step count for the reason
+that ``apollo`` gives), less than a thousandth of AdamW's. Time: three passes over G. It is SGD with
+a rate of its own for each matrix, so use it where full weights must be trained and no state fits;
+else ``apollo``.
 
 In the source (pre-training), perplexity on C4 at 60M, 130M, 350M and 1B weights: 31.93, 23.53
 (23.84 in another of its tables), 17.18, 14.17; Adam of full rank 34.06, 25.08, 18.80, 15.56, not
@@ -31,7 +32,9 @@ from engrain.learn.technique import option
 class ApolloMiniConfig(ApolloConfig):
     """Hyper-parameters of APOLLO-Mini."""
 
-    rank: int = option(1, "rows of the projection", low=1, high=4096)
+    rank: int = option(
+        1, "rows of the projection, at most a matrix's smaller side", low=1, high=4096
+    )
     granularity: str = option(
         "tensor", "one factor for each channel or each tensor", choices=("channel", "tensor")
     )

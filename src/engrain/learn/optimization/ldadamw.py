@@ -49,7 +49,9 @@ class LDAdamWConfig(ProjectedConfig):
 
     beta1: float = option(0.908, "decay of the first moment", low=0.0, high=0.9999)
     beta2: float = option(0.99, "decay of the second moment", low=0.0, high=0.99999)
-    rank: int = option(16, "dimensions of the space", low=1, high=8192)
+    rank: int = option(
+        16, "dimensions of the space, at most a matrix's smaller side", low=1, high=8192
+    )
     blend: float = option(0.908, "share of the mean gradient in the next space", low=0.0, high=1.0)
     error: bool = option(True, "feed back what the space left out")
     scale: float = option(1.0, "factor of a matrix's step", low=0.0)
