@@ -85,7 +85,8 @@ class Contestant:
     def shortened(self) -> Contestant:
         """For lessons of some dozen steps: what happens now and then, eight times as often.
 
-        With the published intervals nothing would ever be refreshed, and most blocks never move.
+        With the published intervals nothing would ever be refreshed. An interval of 0 goes by the
+        length of the run as it is.
         """
         category = "optimization" if self.kind == "rule" else self.kind
         chosen = self.recipe.rules[0] if self.kind == "rule" else getattr(self.recipe, self.kind)
@@ -93,7 +94,7 @@ class Contestant:
         settings = {
             f"{self.place}.{key}": max(1, int(known[key]) // SHORTER)
             for key in SPARSE
-            if category == "optimization" and key in known and key not in chosen.settings
+            if category == "optimization" and known.get(key) and key not in chosen.settings
         }
         return replace(self, recipe=replace(self.recipe, **NAIVE).with_settings(settings))
 

@@ -271,7 +271,8 @@ def test_every_technique_is_on_the_page_of_optimizers() -> None:
             c.recipe.architecture.name
         )
     # What the published intervals would never let happen in a lesson happens some times.
-    assert found["badam"].shortened().recipe.rules[0].settings == {"interval": 6}
+    assert found["refactor"].shortened().recipe.rules[0].settings == {"interval": 25, "reset": 25}
+    assert found["badam"].shortened().recipe.rules[0].settings == {}
     assert found["apollo"].shortened().recipe.to_dict()["optimization"]["refresh"] == 25
 
 

@@ -1,8 +1,5 @@
 """Block schedules: who moves when, what stands still to the bit, what is kept and forgotten."""
 
-import json
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from functools import cache
@@ -190,30 +187,6 @@ def stopped_at(stop: int, name: str, dtype: torch.dtype, where: str, path: Path)
         run(made, loaded, checkpoint=path, save_every=stop, on_step=halt)
 
 
-def test_a_fresh_process_continues_to_the_bit(tmp_path: Path) -> None:
-    """A turn's switch for badam, the middle of a phase for k-fpf."""
-    stops = {"badam": 3, "k-fpf": 5, "owlore": 4}
-    for name, stop in stops.items():
-        stopped_at(stop, name, torch.float32, "full", tmp_path / name)
-    code = f"""
-import json, sys, torch
-from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from tests.learn.schedules import recipe, run, digest
-torch.set_num_threads({torch.get_num_threads()})
-folder = Path({str(tmp_path)!r})
-print(json.dumps({{
-    name: [found.resumed_from, digest(found)]
-    for name in {list(stops)!r}
-    for found in [run(recipe(name), checkpoint=folder / name)]
-}}))
-"""
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert json.loads(told.stdout.splitlines()[-1]) == {
-        name: [stop, digest(whole(name, torch.float32, "full"))] for name, stop in stops.items()
-    }
-
-
 @pytest.mark.parametrize("name", RULES)
 def test_a_step_inside_backward_is_the_ordinary_step(name: str) -> None:
     ordinary, released = (run(recipe(name, gradient_release=r)) for r in (False, True))
@@ -384,6 +357,29 @@ def test_badam_gives_every_block_one_turn_a_round(order: str) -> None:
         assert [other.rule.block(t) for t in range(20)] != turns[::2]
     else:
         assert set(map(tuple, rounds)) == {(0, 1, 2, 3) if order == "ascending" else (3, 2, 1, 0)}
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4, 9, 64, 1000])
+def test_a_run_gives_every_block_a_turn_where_no_interval_is_set(steps: int) -> None:
+    """Of four layers: four turns of badam, two draws of two by owlore; 50 steps at most."""
+    for name, settings, enough in (("badam", {}, 4), ("owlore", {"layers": 2}, 2)):
+        rule = Held(name, settings, steps=steps).rule
+        turns = Counter(rule.turn(step) for step in range(steps))
+        assert sorted(turns) == list(range(max(-(-steps // 50), min(enough, steps))))
+        assert max(turns.values()) - min(turns.values()) <= 1 and max(turns.values()) <= 50
+        if name == "badam" and steps >= 4:
+            assert {rule.block(turn) for turn in range(4)} == {0, 1, 2, 3}
+        published = Held(name, settings | {"interval": 50}, steps=steps).rule
+        assert [published.turn(step) for step in range(steps)] == [s // 50 for s in range(steps)]
+
+
+def test_badam_begins_turns_of_the_runs_own_length_anew() -> None:
+    held, counts = Held("badam", {}, steps=9), []
+    for step in range(9):
+        held.step(step)
+        (count,) = {float(v) for k, v in held.optimization.state_dict().items() if "step" in k}
+        counts.append(count)
+    assert counts == [1, 2, 3, 1, 2, 1, 2, 1, 2]
 
 
 def test_badam_begins_each_turn_anew_even_with_one_block() -> None:

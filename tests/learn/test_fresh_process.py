@@ -1,8 +1,8 @@
 """A run that stopped goes on in a new process, to the bit: every technique, around what it does
 now and then.
 
-One process learns with each technique and keeps a copy of the checkpoint after every step; a second
-one resumes each copy. What a technique does every so many steps it does every fourth here, so that
+One process learns with each technique and keeps copies of its checkpoint; a second one resumes each
+copy. What a technique does every so many steps it does every fourth here, so that
 checkpoints from before, at and after that step are resumed.
 """
 
@@ -19,8 +19,8 @@ import torch
 
 from engrain.learn import registry
 from engrain.learn.learner import Learner, LearnResult
-from engrain.learn.recipe import Recipe
-from engrain.learn.technique import CATEGORIES, Rule
+from engrain.learn.recipe import SEVERAL, Recipe, slot_of
+from engrain.learn.technique import CATEGORIES
 from engrain.learn.testing import recipe_with, sample_lesson
 from engrain.model import hardware
 from engrain.model.digest import tensor_digest
@@ -29,16 +29,28 @@ from tests.learn.schedules import ANCHORS
 
 STEPS, EVERY, STOPS = 10, 4, (3, 4, 5)
 """Steps of a run; steps between two refreshes; steps after which a run stopped."""
-SPARSE = ("interval", "refresh", "reset", "round")
+SPARSE = ("every", "interval", "refresh", "reset")
 """Settings that count the steps between two events."""
+OWN: dict[str, dict[str, Any]] = {
+    "context_frozen": {"live": 2},
+    "fpf": {"share": 0.6, "looks": 2, "budget": 0.4},
+    "galore-8bit": {"rank": 64},
+    "k-fpf": {"phases": 3, "share": 0.5, "looks": 2, "budget": 0.4},
+    "osft": {"ranks": "importance", "share": 0.6, "rank": 0},
+    "owlore": {"layers": 1, "threshold": 3.0},
+    "refactor": {"interval": 2, "warmup": 1},
+    "sst": {"draw": 2, "round": 2},
+    "switchlora": {"frozen": 2, "decay": 1.0},
+    "trust_predictions": {"radius": 0.02},
+}
+"""What else makes something happen at the fourth step and around it."""
 ROOT = Path(__file__).parents[2]
 BOTH = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ALL = [
-    (category, name, "float32") for category in CATEGORIES for name in registry.names(category)
-] + [
-    ("optimization", name, "bfloat16")
-    for name in registry.names("optimization")
-    if getattr(registry.get("optimization", name), "tried_on", "full") == "full"
+    (category, name, kind)
+    for category in CATEGORIES
+    for name in registry.names(category)
+    for kind in (BOTH if category in ("architecture", "optimization") else ("float32",))
 ]
 
 RESUME = """
@@ -55,18 +67,16 @@ for path in sorted(Path(sys.argv[1]).glob("*/*")):
 
 
 def recipe(category: str, name: str, kind: str) -> Recipe:
-    """A recipe around one technique, its events every fourth step; in bf16 on full weights."""
+    """A recipe around one technique; an optimization moves a LoRA, or all weights in bf16."""
     made = recipe_with(category, name, min_steps=STEPS, max_steps=STEPS)
     technique = registry.get(category, name)
-    place = f"rules.{name}" if issubclass(technique, Rule) else category
+    place = slot_of(technique)
+    if place == "optimization" and kind == "bfloat16":
+        made = made.with_settings({"architecture": "full"})
+    place += f".{name}" if place in SEVERAL else ""
     known = {field.name for field in fields(technique.Config)}
-    sparse = {f"{place}.{key}": EVERY for key in SPARSE if key in known}
-    if "frozen" in known:
-        # SwitchLoRA's vectors stand still for less than half of an interval.
-        sparse[f"{place}.frozen"] = EVERY // 2
-    if category in ("optimization", "architecture"):
-        made = made.with_settings(sparse)
-    return made.with_settings({"architecture": "full"}) if kind == "bfloat16" else made
+    settings = dict.fromkeys(SPARSE, EVERY) | {"rank": 8} | OWN.get(name, {})
+    return made.with_settings({f"{place}.{key}": settings[key] for key in known & settings.keys()})
 
 
 def learned(category: str, name: str, kind: str, **more: Any) -> LearnResult:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -730,37 +727,6 @@ def stop_after(at: int) -> Any:
             raise KeyboardInterrupt
 
     return on_step
-
-
-FRESH = """
-import json, sys
-from pathlib import Path
-sys.path.insert(0, str(Path(sys.argv[1]).parent))
-import test_gradient_rules as tests
-tests.set_compute("float32")
-rules = [tuple(rule) for rule in json.loads(sys.argv[2])]
-result = tests.learned(tests.recipe(rules), checkpoint=Path(sys.argv[3]), save_every=100)
-print(json.dumps([result.resumed_from, tests.digest(result)]))
-"""
-
-
-def test_a_run_resumes_to_the_bit_in_a_fresh_process(tmp_path: Path) -> None:
-    rules: list[tuple[str, dict[str, Any]]] = [
-        ("osft", {"ranks": "importance", "share": 0.6}),
-        ("trust_predictions", PREDICTIONS),
-    ]
-    whole = learned(recipe(rules))
-    for at in (3, 4):
-        path = tmp_path / f"checkpoint-{at}"
-        with pytest.raises(KeyboardInterrupt):
-            learned(recipe(rules), checkpoint=path, save_every=at, on_step=stop_after(at))
-        ran = subprocess.run(
-            [sys.executable, "-c", FRESH, __file__, json.dumps(rules), str(path)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert json.loads(ran.stdout.splitlines()[-1]) == [at, digest(whole)]
 
 
 def test_state_is_tensors_of_its_own_types(tmp_path: Path) -> None:

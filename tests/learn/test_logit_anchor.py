@@ -74,6 +74,18 @@ def test_it_pays_in_the_phases_of_k_fpf_alone() -> None:
     assert {s for s in range(20) if float(anchor.penalty(s).detach())} == phases != set()
 
 
+def test_no_text_is_passed_over_by_phases() -> None:
+    """Four texts, phases every fourth step: going by the step itself would come to one of them."""
+    loaded = tiny_model("llama")
+    anchor = prepared(loaded, texts_per_step=1, phases=5, share=0.25)
+    with torch.no_grad():
+        for tensor in loaded.weights().values():
+            tensor.add_(0.1)
+    paid = [float(anchor.penalty(step).detach()) for step in range(20)]
+    assert len(anchor._batches) == 4 and sum(p > 0 for p in paid) == 5
+    assert len({p for p in paid if p}) == 4
+
+
 def test_what_is_corrected_or_not_there_is_not_held() -> None:
     loaded = tiny_model("llama")
     for older in ((), (sample_lesson("old", "Corvath"),)):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,42 +106,6 @@ def test_a_resumed_run_is_the_same_to_the_bit(
         go(resumed, weights, step + 1, STEPS)
         assert equal(weights, whole), f"resumed after step {step}"
         assert equal(resumed.state_dict(), rule.state_dict())
-
-
-FRESH = """
-import sys
-from pathlib import Path
-from safetensors.torch import load_file, save_file
-import torch
-from tests.learn import test_optimizations as t
-number, first, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-for dtype in t.TYPES:
-    weights = t.parameters(dtype)
-    rule = t.prepared(*t.FAMILY[number], weights)
-    if first:
-        with torch.no_grad():
-            for key, value in load_file(folder / f"weights.{dtype}").items():
-                weights[key].copy_(value)
-        rule.load_state_dict(load_file(folder / f"state.{dtype}"))
-    t.go(rule, weights, first, t.STEPS if first else int(sys.argv[4]))
-    save_file(rule.state_dict(), folder / f"state.{dtype}")
-    save_file({key: w.detach() for key, w in weights.items()}, folder / f"weights.{dtype}")
-"""
-
-
-@pytest.mark.parametrize(("name", "stops"), [("galore", 4), ("frugal", 3)])
-def test_a_fresh_process_continues_to_the_bit(name: str, stops: int, tmp_path: Path) -> None:
-    number = next(i for i, (known, _) in enumerate(FAMILY) if known == name)
-    for first, last in ((0, stops), (stops, STEPS)):
-        arguments = [str(number), str(first), str(tmp_path), str(last)]
-        root = Path(__file__).parents[2]
-        subprocess.run([sys.executable, "-c", FRESH, *arguments], cwd=root, check=True)
-    for dtype in TYPES:
-        weights = parameters(dtype)
-        rule = prepared(*FAMILY[number], weights)
-        go(rule, weights, 0, STEPS)
-        assert equal(load_file(tmp_path / f"weights.{dtype}"), weights)
-        assert equal(load_file(tmp_path / f"state.{dtype}"), rule.state_dict())
 
 
 @both

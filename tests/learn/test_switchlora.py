@@ -2,8 +2,6 @@
 
 import math
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from engrain.learn.testing import check_technique, sample_lesson
 from engrain.model.digest import tensor_digest
 from engrain.model.hardware import set_compute
 from engrain.model.testing import tiny_model
-from tests.learn.toys import Adam, Toy, interrupted, resumes, tiny
+from tests.learn.toys import Adam, Toy, resumes, tiny
 
 OFTEN = {"rank": 4, "interval": 4.0, "frozen": 2, "decay": 1.0}
 
@@ -385,28 +383,3 @@ def test_it_resumes_before_at_and_after_an_exchange(dtype: torch.dtype, tmp_path
     exchanged = [step for step in range(6) for side in SIDES if switches.after(side, step)]
     assert set(exchanged) & {1, 2, 3}
     resumes(run, tmp_path, dtype, (1, 2, 3, 4, 5))
-
-
-RESUME = """
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from engrain.learn.learner import Learner
-from engrain.learn.testing import sample_lesson
-from engrain.model.digest import tensor_digest
-from engrain.model.testing import tiny_model
-from tests.learn.test_switchlora import recipe
-result = Learner(recipe(6)).run(
-    tiny_model("llama"), sample_lesson(), checkpoint=Path(sys.argv[1]), seed=4
-)
-print(result.resumed_from, tensor_digest(dict(result.adapter.tensors)))
-"""
-
-
-def test_a_fresh_process_resumes_to_the_bit(tmp_path: Path) -> None:
-    whole = Learner(recipe(6)).run(tiny_model("llama"), sample_lesson(), seed=4)
-    interrupted(recipe(6), tmp_path / "run", torch.float32, 3)
-    command = [sys.executable, "-c", RESUME, str(tmp_path / "run")]
-    root = Path(__file__).parents[2]
-    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout
-    assert said.split() == ["3", tensor_digest(dict(whole.adapter.tensors))]

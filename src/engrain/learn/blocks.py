@@ -25,6 +25,9 @@ from engrain.model.profile import ATTENTION_NAMES, STATEFUL_NAMES
 if TYPE_CHECKING:
     from engrain.learn.update import PerParameter
 
+LONGEST = 50
+"""Most steps of a turn whose length the run decides: OwLore's value, and the least of BAdam's."""
+
 _OWN_NAME = re.compile(r"(?:\.lora_\w+?(?:\.\w+)?)?\.(?:weight|bias)$")
 
 
@@ -104,7 +107,11 @@ def numbers(names: Iterable[str], parameters: Mapping[str, nn.Parameter]) -> int
 
 
 class Turns(Rule):
-    """A rule under which a set of parameters moves for ``interval`` steps, then another."""
+    """A rule under which a set of parameters moves for ``interval`` steps, then another.
+
+    An ``interval`` of 0 makes turns of :data:`LONGEST` steps, or of as much less as it takes for
+    every layer to have one in the run, but of one step at least; they differ by a step at most.
+    """
 
     def prepare(
         self,
@@ -121,9 +128,20 @@ class Turns(Rule):
         """The names of what moves in a turn, as a pure function of the setting."""
         raise NotImplementedError
 
+    def enough(self) -> int:
+        """The turns in which every layer can have one."""
+        raise NotImplementedError
+
+    def turn(self, step: int) -> int:
+        """The number of the turn that a step is in."""
+        if self.config.interval:
+            return step // int(self.config.interval)
+        steps = self.setting.steps
+        return step * max(-(-steps // LONGEST), min(self.enough(), steps)) // steps
+
     def begin(self, step: int) -> None:
         """Let the next set have its turn."""
-        turn = step // self.config.interval
+        turn = self.turn(step)
         if turn != self._turn:
             self._turn, self._moving = turn, self.moving(turn)
 

@@ -2,7 +2,8 @@
 
 Source: Luo, Yu, Li, arXiv 2404.02827, algorithm 1 (block coordinate descent). The trained
 parameters are split into D blocks, one a layer. In each turn of K = ``interval`` steps one block
-moves, from fresh state; all others stand still:
+moves, from fresh state; all others stand still. K is 50 to 100 in the source; the default is 50, or
+less in a run of less than 50 D steps, so that each block has a turn:
 
     turn j:  m, v <- 0;   K steps of the optimization on block pi(j);   its state is dropped.
 
@@ -19,8 +20,9 @@ one of each turn.
 Memory: the state and gradients of one block: 8 n / D bytes on average with AdamW, against 8 n; the
 largest block decides. Kept from turn to turn: nothing. Time: backward ends at the block's layer, so
 a turn of a high layer is cheap. Use it for full weights where their AdamW state does not fit, and
-with at least D K steps: in a run shorter than that some layers never have a turn. Not for LoRA,
-whose state is small as it is.
+with many steps for each block: under an ``interval`` of its own some layers never have a turn in a
+run of less than D K steps, and a turn of a step or two is AdamW's first, which has the size of the
+rate for every number. Not for LoRA, whose state is small as it is.
 
 In the source's abstract, Llama 3-8B is trained whole on one card of 24 GB, and is a little above
 LoRA on MT-bench.
@@ -43,7 +45,9 @@ from engrain.learn.update import PerParameter
 class BAdamConfig:
     """Hyper-parameters of BAdam."""
 
-    interval: int = option(50, "steps of a block's turn", low=1)
+    interval: int = option(
+        0, "steps of a block's turn; 0 takes 50, or less so that each has one", low=0
+    )
     order: str = option(
         "random", "whose turn is next", choices=("random", "ascending", "descending")
     )
@@ -89,6 +93,10 @@ class BAdam(Turns):
         """One block, and what moves all the time."""
         return frozenset((*self.blocks[self.block(turn)], *self._always))
 
+    def enough(self) -> int:
+        """As many turns as there are blocks."""
+        return len(self.blocks)
+
     def block(self, turn: int) -> int:
         """The number of the block whose turn it is."""
         round_, position = divmod(turn, len(self.blocks))
@@ -100,7 +108,7 @@ class BAdam(Turns):
     def begin(self, step: int) -> None:
         """At the start of a turn: drop the state of the block that had the last one."""
         super().begin(step)
-        if step % self.config.interval == 0:
+        if self.turn(step) != self.turn(step - 1):
             for block in self.blocks:
                 for name in block:
                     self.optimization.forget(name)

@@ -3,7 +3,8 @@
 Source: Li, Yin, Gao, Liu, "Outlier-weighed Layerwise Sampling", arXiv 2405.18380; the sampling of
 LISA (Pan et al., arXiv 2403.17919); layer scores of OWL (Yin et al., arXiv 2310.05175, its
 layerwise outlier distribution). Every K = ``interval`` steps ``layers`` distinct layers are drawn
-and move until the next draw; all others stand still. A layer l is drawn with probability
+and move until the next draw; all others stand still (by default K is the source's 50, or less where
+that would be less than L / layers draws in the run). A layer l is drawn with probability
 
     uniform       p_l = 1 / L                                   (LISA)
     owl           p_l = D_l / sum D
@@ -57,7 +58,9 @@ class OwLoreConfig:
     """Hyper-parameters of layer sampling."""
 
     layers: int = option(5, "layers that move at a time", low=1)
-    interval: int = option(50, "steps after which layers are drawn anew", low=1)
+    interval: int = option(
+        0, "steps after which layers are drawn anew; 0 takes 50, or less in a short run", low=0
+    )
     policy: str = option(
         "owl",
         "what makes a layer likely: nothing, outliers, few outliers, large weights",
@@ -133,6 +136,10 @@ class OwLore(Turns):
             chosen.append(layer)
             del left[layer]
         return sorted(chosen)
+
+    def enough(self) -> int:
+        """Draws that are as many layers as the model has."""
+        return -(-len(self.layers) // int(self.config.layers))
 
     def moving(self, turn: int) -> frozenset[str]:
         """The parameters of the drawn layers, and what moves all the time."""

@@ -59,7 +59,11 @@ class LogitAnchor(Regularization):
     def prepare(self, setting: Setting) -> None:
         """Fill the buffer, and keep the model's logits on it."""
         self._setting = setting
-        self._cycles = cycles(setting.steps, self.config.phases, self.config.share)
+        phases = cycles(setting.steps, self.config.phases, self.config.share)
+        paying = [step for cycle in phases for step in range(cycle.phase, cycle.end)]
+        # Counted among those that pay: phases come at distances that would pass texts over.
+        turns = enumerate(paying if self.config.phases else range(setting.steps))
+        self._turns = {step: turn for turn, step in turns}
         self._batches = [Batch.of(group, setting.loaded.pad_id) for group in self._groups(setting)]
         with torch.no_grad():
             self._kept = [self._largest(self._logits(batch)) for batch in self._batches]
@@ -87,10 +91,9 @@ class LogitAnchor(Regularization):
 
     def penalty(self, step: int) -> Tensor:
         """The weighted distance on this step's texts; 0 outside of the phases."""
-        inside = any(cycle.phase <= step < cycle.end for cycle in self._cycles)
-        if not self._batches or (self.config.phases and not inside):
+        if not self._batches or step not in self._turns:
             return torch.zeros(())
-        at = step % len(self._batches)
+        at = self._turns[step] % len(self._batches)
         values, index = self._kept[at]
         found = self._logits(self._batches[at]).gather(-1, index.long())
         return float(self.config.strength) * mse_loss(found, values)
