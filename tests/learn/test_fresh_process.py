@@ -27,13 +27,13 @@ from engrain.model.digest import tensor_digest
 from engrain.model.testing import tiny_model
 from tests.learn.schedules import ANCHORS
 
-STEPS, EVERY, STOPS = 10, 4, (3, 4, 5)
+STEPS, EVERY, STOPS = 8, 4, (3, 4, 5)
 """Steps of a run; steps between two refreshes; steps after which a run stopped."""
 SPARSE = ("every", "interval", "refresh", "reset")
 """Settings that count the steps between two events."""
 OWN: dict[str, dict[str, Any]] = {
     "context_frozen": {"live": 2},
-    "fpf": {"share": 0.6, "looks": 2, "budget": 0.4},
+    "fpf": {"share": 0.5, "looks": 2, "budget": 0.4},
     "galore-8bit": {"rank": 64},
     "k-fpf": {"phases": 3, "share": 0.5, "looks": 2, "budget": 0.4},
     "osft": {"ranks": "importance", "share": 0.6, "rank": 0},

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from engrain.learn import projected, registry
+from engrain.learn import blockwise, projected, registry
 from engrain.learn.optimization.frugal import Frugal
 from engrain.learn.optimization.muon import orthogonal
 from engrain.learn.projected import Projected
@@ -434,6 +434,41 @@ def test_eight_bits_follow_thirty_two(name: str, settings: dict[str, Any]) -> No
     ours, theirs = weights["w0"].detach(), others["w0"].detach()
     off = float((ours - theirs).norm() / theirs.norm())
     assert 0 < off < 0.02
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_eight_bits_follow_thirty_two_closer_than_bitsandbytes(spread: float) -> None:
+    """Its codes are the paper's, ours are not; ``spread`` is how far apart gradients are in size."""
+    library = pytest.importorskip("bitsandbytes", exc_type=ImportError)
+    shape = (64, 128)
+    sizes = torch.exp(spread * gradients(shape, 1)[0])
+    ours, weights = built("adamw-8bit", shape)
+    exact, others = built("adamw", shape)
+    config = exact.config
+    weight = torch.nn.Parameter(torch.zeros(shape))
+    theirs = library.optim.AdamW8bit(
+        [weight],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        weight_decay=0.0,
+    )
+    for step, gradient in enumerate(gradients(shape, 50)):
+        take(ours, weights["w0"], gradient * sizes, step)
+        take(exact, others["w0"], gradient * sizes, step)
+        weight.grad = gradient * sizes
+        theirs.step()
+
+    def off(found: torch.Tensor, target: torch.Tensor) -> float:
+        return float((found - target).norm() / target.norm())
+
+    own, state = ours._state["w0"], theirs.state[weight]
+    for number, key in enumerate(("exp_avg", "exp_avg_sq"), 1):
+        codes = state[f"qmap{number}"][state[f"state{number}"].long()].view(-1, 256)
+        moment = (codes * state[f"absmax{number}"][:, None]).view(-1)
+        assert off(blockwise.decode(own[key], own[f"{key}_peak"]), moment) < 0.05
+    target = others["w0"].detach()
+    assert off(weights["w0"].detach(), target) < off(weight.detach(), target) < 0.2
 
 
 def test_an_eight_bit_step_by_pieces_is_one_step(monkeypatch: pytest.MonkeyPatch) -> None:
