@@ -438,7 +438,7 @@ def test_eight_bits_follow_thirty_two(name: str, settings: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("spread", [0.0, 1.0])
 def test_eight_bits_follow_thirty_two_closer_than_bitsandbytes(spread: float) -> None:
-    """Its codes are the paper's, ours are not; ``spread`` is how far apart gradients are in size."""
+    """Its codes are the paper's, ours not; ``spread`` is how far apart gradients are in size."""
     library = pytest.importorskip("bitsandbytes", exc_type=ImportError)
     shape = (64, 128)
     sizes = torch.exp(spread * gradients(shape, 1)[0])
