@@ -74,6 +74,16 @@ def test_a_step_that_would_be_lost_is_refused() -> None:
     )
 
 
+def test_what_holds_earlier_lessons_is_refused() -> None:
+    """The new lesson would learn what the missing one taught, and undo would not undo it."""
+    loaded, adapters = taught()
+    recipe = replace(RECIPE, regularization=(Choice("logit_anchor"),), absence=0.5)
+    with pytest.raises(ConfigError, match="logit_anchor holds the model to what earlier lessons"):
+        Learner(recipe).run(loaded, lesson_on("car"), earlier=OLD, adapters=adapters)
+    for other in (replace(recipe, absence=0.0), replace(recipe, regularization=())):
+        Learner(other).run(loaded, lesson_on("car"), earlier=OLD, adapters=adapters)
+
+
 def test_extended_maps_lack_the_missing_lesson_too() -> None:
     """The first loss is that of the weights without it, whatever stands around them."""
     loaded, adapters = taught()

@@ -17,7 +17,6 @@ from engrain.learn.technique import Setting
 from engrain.learn.testing import sample_lesson
 from engrain.learn.update import PerParameter, follow
 from engrain.model.digest import tensor_digest
-from engrain.model.hardware import set_compute
 from engrain.model.testing import tiny_model
 from tests.learn.schedules import STEPS, Held, digest, recipe, run
 
@@ -49,14 +48,6 @@ def test_fpf_without_phases_or_modules_is_the_lesson_alone(name: str) -> None:
 
     run(recipe("fpf", {"budget": 0.0, "share": 0.5}), loaded, on_step=look)
     assert len(set(weights[:5])) == 5 and set(weights[4:]) == {weights[4]}
-
-
-@pytest.fixture
-def fp32() -> Any:
-    """Last bits stay last bits: in bf16 a step's rounding would be seen in the next gradient."""
-    set_compute("float32")
-    yield
-    set_compute("auto")
 
 
 @pytest.mark.usefixtures("fp32")

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from engrain.data.examples import Batch
+from engrain.errors import DivergedError
 from engrain.learn import passes, registry
 from engrain.learn.compact import compacted, read
 from engrain.learn.heads import Head
 from engrain.learn.learner import Learner
+from engrain.learn.optimization.apollo import Apollo
 from engrain.learn.passes import Move, Product
 from engrain.learn.recipe import Choice, Recipe
 from engrain.learn.rounding import keys, round_into
@@ -272,6 +274,23 @@ def test_losses_are_torchs(kind: torch.dtype, softcap: float) -> None:
     assert all(error(one, other) < limit for one, other in zip(found, truth, strict=True))
 
 
+def test_one_factor_for_a_matrix_is_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """APOLLO-Mini's step needs no fp32 copy of a weight; one for each channel is made in torch."""
+    if kernels.library() is None:
+        pytest.skip("there are no kernels")
+    moved: list[str] = []
+    monkeypatch.setattr(Apollo, "move", lambda self, name, *_: moved.append(self.name))
+    for name in ("apollo-mini", "apollo"):
+        rule: Any = registry.build("optimization", name)
+        weight = torch.nn.Parameter(torch.randn(8, 20).bfloat16())
+        rule.prepare({"w": weight}, Setting(tiny_model("llama"), sample_lesson(), steps=2))
+        before = weight.detach().clone()
+        weight.grad = torch.randn(8, 20).bfloat16()
+        rule.step(0)
+        assert torch.equal(weight, before) == (name == "apollo")
+    assert moved == ["apollo"]
+
+
 # A layer as one step
 
 
@@ -363,6 +382,26 @@ def test_steps_inside_backward_learn_what_ordinary_steps_learn(rule: str) -> Non
     assert torch.equal(whole[1], whole[2])
     assert torch.equal(whole[0], whole[1]) == (rule != "sgd")
     assert error(whole[0], whole[1]) < 0.05
+
+
+@BLOCKS
+def test_a_gradient_that_is_not_finite_ends_a_run_of_compact_layers() -> None:
+    """By name, though that gradient is never formed."""
+    loaded = tiny_model("llama")
+    loaded.model.to(torch.bfloat16)
+    before = tensor_digest(loaded.weights())
+
+    def spoil(module: Any, given: Any, _: Any) -> Any:
+        return (torch.full_like(given[0], torch.inf),)
+
+    handle = loaded.model.model.norm.register_full_backward_hook(spoil)
+    last = len(loaded.profile.layers) - 1
+    with pytest.raises(
+        DivergedError, match=rf"layers\.{last}\.mlp\.down_proj\.weight .* at step 1"
+    ):
+        lived(loaded, "sgd")
+    handle.remove()
+    assert tensor_digest(loaded.weights()) == before
 
 
 @BLOCKS

@@ -11,7 +11,6 @@ from engrain.learn.recipe import Choice
 from engrain.learn.regularization.logit_anchor import LogitAnchor, LogitAnchorConfig
 from engrain.learn.technique import Setting
 from engrain.learn.testing import sample_lesson
-from engrain.model.hardware import set_compute
 from engrain.model.loading import LoadedModel
 from engrain.model.testing import tiny_model
 from tests.learn.schedules import STEPS, digest, recipe, run
@@ -28,13 +27,6 @@ def prepared(loaded: LoadedModel, steps: int = 20, **settings: Any) -> LogitAnch
     anchor = LogitAnchor(LogitAnchorConfig(**settings))
     anchor.prepare(Setting(loaded, sample_lesson(), (earlier(),), steps=steps))
     return anchor
-
-
-@pytest.fixture
-def fp32() -> Any:
-    set_compute("float32")
-    yield
-    set_compute("auto")
 
 
 @pytest.mark.usefixtures("fp32")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from engrain.errors import ConfigError
 from engrain.learn import registry
-from engrain.learn.technique import Architecture, Setting
+from engrain.learn.technique import Architecture, Regularization, Setting
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,6 +54,20 @@ class Absence:
                 f"{found} would take its step inside backward while an earlier lesson is missing "
                 "from it, and lose the step when the lesson comes back.",
                 remedy="Set absence to 0, or gradient_release to false.",
+            )
+
+    def refuse_what_holds_earlier(self, regularizations: Sequence[Regularization]) -> None:
+        """Refuse what would teach the new lesson what the missing one did.
+
+        Raises:
+            ConfigError: a regularization holds the model to what earlier lessons taught.
+        """
+        found = next((r.name for r in regularizations if r.holds_earlier and self._lessons), None)
+        if found is not None:
+            raise ConfigError(
+                f"{found} holds the model to what earlier lessons taught, while one of them is "
+                "missing: this lesson would learn it in its place.",
+                remedy=f"Set absence to 0, or take {found} out of the recipe.",
             )
 
     @contextmanager

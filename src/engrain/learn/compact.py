@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from engrain.errors import DivergedError
 from engrain.learn.passes import ROUNDINGS, RULES
 from engrain.model import attention, kernels
 from engrain.model.attention import Seen, attends
@@ -202,24 +201,19 @@ class Taking:
     """
 
     def __init__(self, release: GradientRelease | None) -> None:
-        self._release, self._step, self._uses = release, -1, 0
+        self.release, self._step, self._uses = release, -1, 0
 
     def used(self) -> None:
         """Its layer was run with a graph."""
-        if self._release is not None:
-            self._uses = self._uses + 1 if self._step == self._release.step else 1
-            self._step = self._release.step
+        if self.release is not None:
+            self._uses = self._uses + 1 if self._step == self.release.step else 1
+            self._step = self.release.step
 
     def product(self, parameter: Tensor) -> Product | None:
         """How a parameter moves by the factors of its gradient; None if that must be formed."""
-        if self._release is None or self._uses != 1:
+        if self.release is None or self._uses != 1:
             return None
-        return self._release.product(parameter)
-
-    def took(self, product: Product) -> None:
-        """After the step."""
-        if self._release is not None:
-            self._release.took(product)
+        return self.release.product(parameter)
 
 
 def _norm(found: Any) -> Norm | None:
@@ -355,13 +349,11 @@ class _Pass(torch.autograd.Function):
         wrong = _run(
             "engrain_layer_back", call, hidden, cos, sin, kept, change=change, change_x=given
         )
-        if wrong:
-            raise DivergedError(
-                f"The gradient of {taken[MAPS[wrong - 2]].name} is not finite.",
-                remedy="Lower optimization.learning_rate.",
-            )
-        for product in taken.values():
-            taking.took(product)
+        if taking.release is not None:
+            if wrong:
+                raise taking.release.refused(taken[MAPS[wrong - 2]])
+            for product in taken.values():
+                taking.release.took(product)
         return given, *(None,) * 6, *gradients
 
 

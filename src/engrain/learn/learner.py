@@ -133,6 +133,7 @@ class Learner:
             technique.prepare(setting)
         new = [setting.encode(text) for text in lesson.balanced()]
         absence = Absence(setting, adapters, self.recipe.absence)
+        absence.refuse_what_holds_earlier(regularizations)
         architecture.attach(setting)
         try:
             optimization.prepare(architecture.parameters(), setting)

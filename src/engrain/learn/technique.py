@@ -297,9 +297,13 @@ class Rule(Technique):
 
 
 class Regularization(Technique):
-    """What is added to the loss."""
+    """What is added to the loss.
+
+    ``holds_earlier``: it holds the model to what earlier lessons taught, so none may be missing.
+    """
 
     category = "regularization"
+    holds_earlier: ClassVar[bool] = False
 
     def prepare(self, setting: Setting) -> None:
         """Look at the model before the lesson."""

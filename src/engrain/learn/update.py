@@ -278,10 +278,15 @@ class PerParameter(Optimization):
 def _check_finite(gradient: Tensor, name: str, step: int) -> None:
     """Look at a gradient before any state or weight has taken it in; one sum tells."""
     if not math.isfinite(float(gradient.sum())):
-        raise DivergedError(
-            f"The gradient of {name} is not finite at step {step + 1}.",
-            remedy="Lower optimization.learning_rate.",
-        )
+        raise not_finite(name, step)
+
+
+def not_finite(name: str, step: int) -> DivergedError:
+    """What ends a run whose gradient of a parameter is no number."""
+    return DivergedError(
+        f"The gradient of {name} is not finite at step {step + 1}.",
+        remedy="Lower optimization.learning_rate.",
+    )
 
 
 def by_vector(parameter: nn.Parameter, dim: int | None) -> nn.Parameter:
@@ -392,6 +397,10 @@ class GradientRelease:
     def took(self, product: Product) -> None:
         """After that step was taken."""
         self._optimization.passed(product.name)
+
+    def refused(self, product: Product) -> DivergedError:
+        """What ends the run where it could not be."""
+        return not_finite(product.name, self.step)
 
     @contextmanager
     def hooked(self, step: Callable[[], int]) -> Iterator[None]:

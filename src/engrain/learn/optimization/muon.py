@@ -13,16 +13,15 @@ Source: Jordan et al. (2024), https://kellerjordan.github.io/posts/muon/; Liu et
 In fp32 a matrix of sides k, l > 1.5 k is iterated on its Gram matrix: all factors are polynomials
 of X0 X0^T, so they are multiplied among themselves and with X0 once at the end. Not in bf16 (what
 the source iterates in), where the rounding of large singular values covers small ones, and the
-factors blow it up: of a 576 x 1536 matrix whose i-th is 1 / i they end at up to 180, and at 1.20 as
-written above. ``iteration`` auto is bf16 where training computes in bf16 and l <= 4 k, else fp32.
-What has not two dimensions takes AdamW's step at ``others`` times the rate.
+factors blow it up; as written above they stay where fp32 has them. ``iteration`` auto is bf16 where
+training computes in bf16 and l <= 4 k, else fp32. What has not two dimensions takes AdamW's step at
+``others`` times the rate.
 
-Memory: 4 m n bytes. Time: 20 k^2 l + 10 k^3 operations, by the Gram matrix 4 k^2 l + 34 k^3. A step
-of 576 x 1536 takes 70 ms in bf16 and 107 in fp32, 86 and 132 times AdamW's compiled pass; of 576 x
-576 29 and 60, 74 and 154 times (one thread, AVX512-BF16): the products' time. Gram matrices in bf16
-that are made anew after 2 and 4 turns would save a fifth, at up to four times the error. It pays
-where a step sees many tokens. Not for embeddings. Decay is 0 by default and not the authors' 0.1,
-since here weights that know something are trained.
+Memory: 4 m n bytes. Time: 20 k^2 l + 10 k^3 operations, by the Gram matrix 4 k^2 l + 34 k^3: tens
+of times AdamW's pass, and nearly all of it matrix products. Gram matrices in bf16 that are made
+anew after 2 and 4 turns would save little, at a larger error. It pays where a step sees many
+tokens. Not for embeddings. Decay is 0 by default and not the authors' 0.1, since here weights that
+know something are trained.
 
 In 2502.16982, Muon needs about half of AdamW's operations for the same loss (abstract).
 """

@@ -17,7 +17,7 @@ outside of those phases nothing is paid and nothing computed. With ``phases`` 0 
 step, which is dark experience replay.
 
 Memory: 8 top_k bytes a target. Time: a forward over the buffer before the lesson, and
-``texts_per_step`` more sequences in each step that pays. Not with ``absence``, under which the
+``texts_per_step`` more sequences in each step that pays. Refused with ``absence``, under which the
 weights of such a step may lack the lesson whose logits are held; ``kl_anchor`` holds what was never
 taught. No figures of k-FPF-KD were at hand, and ``strength`` is not tuned.
 """
@@ -55,6 +55,7 @@ class LogitAnchor(Regularization):
     """Squared distance to the logits before the lesson."""
 
     Config = LogitAnchorConfig
+    holds_earlier = True
 
     def prepare(self, setting: Setting) -> None:
         """Fill the buffer, and keep the model's logits on it."""

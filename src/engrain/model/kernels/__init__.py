@@ -87,11 +87,6 @@ _P, _I, _L, _F, _U = (
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "engrain_move": (_I, _L, _P, _I, _P, _I, _P, _P, _P, _I, _U, _U),
     "engrain_round": (_L, _P, _P, _U, _U),
-    "engrain_norm": (_P, _P, _P, _I, _L, _L, _F, _F),
-    "engrain_norm_back": (_P, _P, _P, _P, _P, _P, _I, _L, _L, _F, _F),
-    "engrain_turn": (_P, _P, _P, _I, _L, _L, _L, _F),
-    "engrain_gate": (_I, _I, _L, _P, _P, _P),
-    "engrain_gate_back": (_I, _I, _L, _P, _P, _P),
     "engrain_losses": (_P, _I, _L, _L, _L, _P, _F, _P, _P, _P),
     "engrain_losses_back": (_P, _I, _L, _L, _L, _P, _F, _P, _P, _P, _P),
 }

@@ -3,14 +3,9 @@
  * bf16 numbers, fp32 sums. What forward keeps and the scratch of both are cut from memory that the
  * caller gives; a call without memory tells how much is needed.
  */
+#include "layer.h"
 #include "lesson.h"
 #include "matrix.h"
-
-typedef struct {
-    const bf16 *weight; /* NULL: there is no such norm */
-    bf16 *gradient;     /* where it is wanted, or NULL */
-    float epsilon, one;
-} Norm;
 
 /* A linear map, and what becomes of it in backward. */
 typedef struct {
@@ -61,7 +56,7 @@ typedef struct {
 static Kept keep(const Layer *l, char *base, int64_t *bytes) {
     const Attention *a = &l->attention;
     Memory memory = {base, 0};
-    Kept k = {a->rows * a->tokens, a->heads * a->dim, a->groups * a->dim};
+    Kept k = {.tokens = a->rows * a->tokens, .query = a->heads * a->dim, .key = a->groups * a->dim};
     int64_t blocks, lanes = parted(a->tokens * (a->heads / a->groups), &blocks);
     k.queries = take_numbers(&memory, k.tokens * k.query);
     k.keys = take_numbers(&memory, k.tokens * k.key);
@@ -85,10 +80,6 @@ static Attention attention_of(const Layer *l, const Kept *k) {
     a.out = k->mixed;
     a.sums = k->sums;
     return a;
-}
-
-static void norm(const Norm *n, const bf16 *x, bf16 *y, int64_t rows, int64_t width, int threads) {
-    engrain_norm(x, n->weight, y, BFLOAT16, rows, width, n->epsilon, n->one, threads);
 }
 
 static int forward(const Layer *l, int64_t *needed) {
@@ -116,10 +107,8 @@ static int forward(const Layer *l, int64_t *needed) {
         norm(&l->query_norm, first, k.queries, tokens * sizes->heads, sizes->dim, threads);
     if (k.second) norm(&l->key_norm, second, k.keys, tokens * sizes->groups, sizes->dim, threads);
     if (l->turns) {
-        engrain_turn(k.queries, l->cos, l->sin, BFLOAT16, tokens, sizes->heads, sizes->dim, 1.0f,
-                     threads);
-        engrain_turn(k.keys, l->cos, l->sin, BFLOAT16, tokens, sizes->groups, sizes->dim, 1.0f,
-                     threads);
+        turn(k.queries, l->cos, l->sin, tokens, sizes->heads, sizes->dim, 1.0f, threads);
+        turn(k.keys, l->cos, l->sin, tokens, sizes->groups, sizes->dim, 1.0f, threads);
     }
     Attention a = attention_of(l, &k);
     if (engrain_attend(&a)) return 1;
@@ -129,7 +118,7 @@ static int forward(const Layer *l, int64_t *needed) {
     pack_tokens(normed, tokens, width, packed, threads);
     map_forward(l->gate.weight, l->gate.bias, packed, tokens, inner, width, NULL, k.gate, threads);
     map_forward(l->up.weight, l->up.bias, packed, tokens, inner, width, NULL, k.up, threads);
-    engrain_gate(l->activation, BFLOAT16, tokens * inner, k.gate, k.up, product, threads);
+    gated(l->activation, tokens * inner, k.gate, k.up, product, threads);
     pack_tokens(product, tokens, inner, packed, threads);
     map_forward(l->down.weight, l->down.bias, packed, tokens, width, inner, k.middle, l->y, threads);
     return 0;
@@ -161,19 +150,6 @@ static int own(const Map *map, const Work *w, const bf16 *into, int64_t outs, co
     return engrain_outer_move(&o);
 }
 
-static void norm_back(const Norm *n, const Work *w, const bf16 *x, const bf16 *change,
-                      const bf16 *beside, bf16 *out, int64_t rows, int64_t width) {
-    float *sums = n->gradient ? w->own : NULL;
-    if (sums) memset(sums, 0, (size_t)(PARTS * width) * 4);
-    engrain_norm_back(x, n->weight, change, beside, out, sums, BFLOAT16, rows, width, n->epsilon,
-                      n->one, w->threads);
-    for (int64_t i = 0; sums && i < width; i++) {
-        float sum = 0;
-        for (int part = 0; part < PARTS; part++) sum += sums[part * width + i];
-        n->gradient[i] = narrow(sum);
-    }
-}
-
 /* Gradients of own keys and values (tokens, groups, dim) from their parts by block of queries. */
 static void gather_keys(const Attention *a, bf16 *keys, bf16 *values) {
     int64_t blocks, dim = a->dim;
@@ -192,15 +168,6 @@ static void gather_keys(const Attention *a, bf16 *keys, bf16 *values) {
                     to[d] = narrow(sum);
                 }
             }
-}
-
-static void copy(void *to, const void *from, int64_t bytes, int threads) {
-#pragma omp parallel num_threads(threads)
-    {
-        int64_t begin, end;
-        share(bytes, 64, thread_number(), thread_count(), &begin, &end);
-        memcpy((char *)to + begin, (const char *)from + begin, (size_t)(end - begin));
-    }
 }
 
 /* 0 when done, 1 without memory, 2 + i if the gradient of map i is not finite. */
@@ -235,18 +202,16 @@ static int backward(const Layer *l, int64_t *needed) {
     }
     map_back((Way[]){{l->down.weight, l->change, width}}, 1, tokens, inner, into_product, w.rows,
              threads);
-    copy(into_gate, k.gate, tokens * inner * 2, threads);
-    copy(into_up, k.up, tokens * inner * 2, threads);
     /* The product of the gate is made again here, so the last map's gradient comes second. */
-    engrain_gate_back(l->activation, BFLOAT16, tokens * inner, into_gate, into_up, into_product,
-                      threads);
+    gated_back(l->activation, tokens * inner, k.gate, k.up, into_gate, into_up, into_product,
+               threads);
     if (own(&l->down, &w, l->change, width, into_product, inner)) return 8;
     norm(&l->middle, k.middle, normed, tokens, width, threads);
     map_back((Way[]){{l->gate.weight, into_gate, inner}, {l->up.weight, into_up, inner}}, 2, tokens,
              width, into, w.rows, threads);
     if (own(&l->gate, &w, into_gate, inner, normed, width)) return 6;
     if (own(&l->up, &w, into_up, inner, normed, width)) return 7;
-    norm_back(&l->middle, &w, k.middle, into, l->change, change, tokens, width);
+    norm_back(&l->middle, k.middle, into, l->change, change, w.own, tokens, width, threads);
     map_back((Way[]){{l->out.weight, change, width}}, 1, tokens, k.query, into_mixed, w.rows,
              threads);
     if (own(&l->out, &w, change, width, k.mixed, k.query)) return 5;
@@ -256,20 +221,22 @@ static int backward(const Layer *l, int64_t *needed) {
     if (engrain_attend_back(&a)) return 1;
     gather_keys(&a, into_key, into_value);
     if (l->turns) {
-        engrain_turn(into_query, l->cos, l->sin, BFLOAT16, tokens, a.heads, dim, -1.0f, threads);
-        engrain_turn(into_key, l->cos, l->sin, BFLOAT16, tokens, a.groups, dim, -1.0f, threads);
+        turn(into_query, l->cos, l->sin, tokens, a.heads, dim, -1.0f, threads);
+        turn(into_key, l->cos, l->sin, tokens, a.groups, dim, -1.0f, threads);
     }
     if (k.first)
-        norm_back(&l->query_norm, &w, k.first, into_query, NULL, into_query, tokens * a.heads, dim);
+        norm_back(&l->query_norm, k.first, into_query, NULL, into_query, w.own, tokens * a.heads,
+                  dim, threads);
     if (k.second)
-        norm_back(&l->key_norm, &w, k.second, into_key, NULL, into_key, tokens * a.groups, dim);
+        norm_back(&l->key_norm, k.second, into_key, NULL, into_key, w.own, tokens * a.groups, dim,
+                  threads);
     norm(&l->before, l->x, normed, tokens, width, threads);
     if (l->change_x) {
         Way ways[] = {{l->query.weight, into_query, k.query},
                       {l->key.weight, into_key, k.key},
                       {l->value.weight, into_value, k.key}};
         map_back(ways, 3, tokens, width, into, w.rows, threads);
-        norm_back(&l->before, &w, l->x, into, change, l->change_x, tokens, width);
+        norm_back(&l->before, l->x, into, change, l->change_x, w.own, tokens, width, threads);
     }
     if (own(&l->query, &w, into_query, k.query, normed, width)) return 2;
     if (own(&l->key, &w, into_key, k.key, normed, width)) return 3;

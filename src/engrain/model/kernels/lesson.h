@@ -1,4 +1,4 @@
-/* What the kernels of a lesson take from each other; what each does stands where it is defined. */
+/* What compact.c takes from other files; what it does stands where it is defined. */
 #ifndef ENGRAIN_LESSON_H
 #define ENGRAIN_LESSON_H
 
@@ -22,24 +22,6 @@ typedef struct {
 
 EXPORT int engrain_attend(const Attention *a);
 EXPORT int engrain_attend_back(const Attention *a);
-
-/* layer.c: `kind` is FLOAT32 or BFLOAT16. */
-enum { SILU = 0, GELU_TANH = 1 };
-
-/* Parts of the rows whose sums are kept apart, so that threads change no bit. */
-#define PARTS 16
-
-EXPORT void engrain_norm(const void *x, const void *weight, void *y, int kind, int64_t rows,
-                         int64_t width, float epsilon, float one, int threads);
-EXPORT void engrain_norm_back(const void *x, const void *weight, const void *change,
-                              const void *beside, void *out, float *own, int kind, int64_t rows,
-                              int64_t width, float epsilon, float one, int threads);
-EXPORT void engrain_turn(void *x, const void *cos, const void *sin, int kind, int64_t tokens,
-                         int64_t heads, int64_t dim, float sign, int threads);
-EXPORT void engrain_gate(int act, int kind, int64_t count, const void *gate, const void *up,
-                         void *out, int threads);
-EXPORT void engrain_gate_back(int act, int kind, int64_t count, void *gate, void *up, void *change,
-                              int threads);
 
 /* update.c */
 enum { SGD = 0, SIGN = 1, ADAMW = 2, FORM = 3 };
