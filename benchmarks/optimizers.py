@@ -13,6 +13,7 @@ chosen on a development split from one grid, and differences to ``adamw`` are ta
 The file is written after each run, and runs that it holds are not run again.
 
     python -m benchmarks.optimizers [--part facts --only NAME --seeds 10 --json FILE --quick]
+    python -m benchmarks.optimizers --merge FILE --merge FILE
 """
 
 from __future__ import annotations
@@ -165,6 +166,25 @@ class Page:
         self.record[part]["about"] = about(self.args)
         self.write()
 
+    def take(self, path: Path) -> None:
+        """The runs of another file that this one lacks, as from a second process.
+
+        Raises:
+            UsageError: they are of another setting.
+        """
+        other = read_json(path)
+        for part in (part for part in PARTS if "setting" in other.get(part, {})):
+            self.hold(part, other[part]["setting"])
+            held, given = self.record[part], other[part]
+            known = {(run["key"], run.get("round")) for run in self.runs(part)}
+            self.runs(part).extend(
+                r for r in given["runs"] if (r["key"], r.get("round")) not in known
+            )
+            if "rates" in given:
+                held["rates"] = {**given["rates"], **held.get("rates", {})}
+            held.setdefault("about", given.get("about"))
+        self.write()
+
     def skip(self, part: str, why: str) -> None:
         """Say why a part was not run."""
         print(f"{part} is left out: {why}", file=sys.stderr, flush=True)
@@ -286,6 +306,10 @@ def parse() -> argparse.Namespace:
     """The arguments; ``--quick`` makes everything tiny."""
     parser = options(__doc__, "optimizers")
     parser.add_argument("--part", action="append", choices=PARTS, help="may be given again")
+    parser.add_argument(
+        "--merge", action="append", default=[], type=Path, metavar="FILE",
+        help="first take the runs of another file, of the same setting; without --part, only this",
+    )  # fmt: skip
     parser.add_argument("--only", action="append", metavar="NAME", help="may be given again")
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME.KEY=JSON", help="of a technique's own"
@@ -321,7 +345,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="default: beside the JSON")
     parser.add_argument("--quick", action="store_true", help="a smoke run on a tiny model")
     args = parser.parse_args()
-    args.part = args.part or list(PARTS)
+    args.part = args.part or ([] if args.merge else list(PARTS))
     args.settings = {k: json.loads(v) for k, _, v in (item.partition("=") for item in args.set)}
     if args.quick:
         args.model, args.only = TINY, args.only or list(SOME)
@@ -359,6 +383,8 @@ def main() -> int:
     """Run what is missing, write the JSON and the plot, print the page; 1 if a process failed."""
     args = parse()
     found = Page(args)
+    for path in args.merge:
+        found.take(path)
     from engrain.learn.compute import has_bf16
 
     bf16 = has_bf16() if args.dtype == "auto" else args.dtype == "bfloat16"

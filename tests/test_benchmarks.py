@@ -250,8 +250,17 @@ def test_a_quick_page_of_optimizers(
     assert optimizers.main() == 0
     names = [run["contestant"] for run in json.loads(target.read_text())["time"]["runs"]]
     assert names[processes // 2 :] == ["nothing", "torch-adamw", "adamw", "sign"]
+    # Runs of two processes come together; those that both have are taken once.
+    whole, empty = json.loads(target.read_text()), tmp_path / "merged.json"
+    merge = ["optimizers", "--merge", str(target), "--merge", str(target), "--json", str(empty)]
+    argv = sys.argv
+    monkeypatch.setattr(sys, "argv", merge)
+    assert optimizers.main() == 0
+    merged = json.loads(empty.read_text())
+    assert all(merged[part]["runs"] == whole[part]["runs"] for part in optimizers.PARTS)
+    assert merged["rows"] == whole["rows"]
     # Another setting needs a file of its own.
-    monkeypatch.setattr(sys, "argv", [*sys.argv, "--targets", "8"])
+    monkeypatch.setattr(sys, "argv", [*argv, "--targets", "8"])
     with pytest.raises(UsageError, match="targets"):
         optimizers.main()
 
