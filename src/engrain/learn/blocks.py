@@ -14,16 +14,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from engrain.errors import ConfigError
-from engrain.learn.technique import Rule, Setting
+from engrain.learn.technique import Optimization, Rule, Setting
 from engrain.model.profile import ATTENTION_NAMES, STATEFUL_NAMES
-
-if TYPE_CHECKING:
-    from engrain.learn.update import PerParameter
 
 LONGEST = 50
 """Most steps of a turn whose length the run decides: OwLore's value, and the least of BAdam's."""
@@ -117,7 +113,7 @@ class Turns(Rule):
         self,
         parameters: Mapping[str, nn.Parameter],
         setting: Setting,
-        optimization: PerParameter,
+        optimization: Optimization,
     ) -> None:
         """Find the place of each parameter."""
         super().prepare(parameters, setting, optimization)

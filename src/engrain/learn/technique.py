@@ -31,7 +31,6 @@ from engrain.data.lessons import Lesson, TrainingText
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from engrain.learn.update import PerParameter
     from engrain.model.adapter import Adapter
     from engrain.model.context import Context
     from engrain.model.loading import LoadedModel
@@ -231,6 +230,14 @@ class Optimization(Technique):
         """Turn the gradients into a change of parameters and clear them; gives the step size."""
         raise NotImplementedError
 
+    def forget(self, name: str, vectors: Sequence[int] | None = None) -> None:
+        """Begin anew with a parameter, or with some of its vectors; asked by rules."""
+        raise NotImplementedError
+
+    def turn(self, name: str, basis: Tensor, dim: int) -> None:
+        """Carry what is kept of a parameter over to new vectors; asked by rules."""
+        raise NotImplementedError
+
     def state_bytes(self, parameters: Mapping[str, nn.Parameter]) -> int:
         """Bytes that the state of these parameters takes; two fp32 moments unless it says so."""
         return sum(8 * parameter.numel() for parameter in parameters.values())
@@ -251,7 +258,7 @@ class Rule(Technique):
         self,
         parameters: Mapping[str, nn.Parameter],
         setting: Setting,
-        optimization: PerParameter,
+        optimization: Optimization,
     ) -> None:
         """Take the parameters that are trained, and the optimization that moves them."""
         self.setting, self.optimization = setting, optimization

@@ -37,8 +37,7 @@ from torch import nn
 
 from engrain.learn.blocks import Place, Turns, in_layers, layers_of, numbers, places
 from engrain.learn.registry import register
-from engrain.learn.technique import Setting, option
-from engrain.learn.update import PerParameter
+from engrain.learn.technique import Optimization, Setting, option
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class BAdam(Turns):
         self,
         parameters: Mapping[str, nn.Parameter],
         setting: Setting,
-        optimization: PerParameter,
+        optimization: Optimization,
     ) -> None:
         """Split the parameters into blocks."""
         super().prepare(parameters, setting, optimization)

@@ -40,8 +40,7 @@ from engrain.data.examples import Example
 from engrain.learn.blocks import numbers, unit_of
 from engrain.learn.registry import register
 from engrain.learn.replay.reservoir import current, reservoir, walk
-from engrain.learn.technique import Rule, Setting, option
-from engrain.learn.update import PerParameter
+from engrain.learn.technique import Optimization, Rule, Setting, option
 
 TINY = 1e-12
 """Least change within a task, per number: a module that stood still has drifted by any change."""
@@ -99,7 +98,7 @@ class Fpf(Rule):
         self,
         parameters: Mapping[str, nn.Parameter],
         setting: Setting,
-        optimization: PerParameter,
+        optimization: Optimization,
     ) -> None:
         """Plan the phases, fill the buffer, remember the weights before the lesson."""
         super().prepare(parameters, setting, optimization)

@@ -48,8 +48,7 @@ from torch import Tensor, nn
 
 from engrain.learn.blocks import Place, in_layers, layers_of, numbers, places
 from engrain.learn.registry import register
-from engrain.learn.technique import Rule, Setting, option
-from engrain.learn.update import PerParameter
+from engrain.learn.technique import Optimization, Rule, Setting, option
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class HFT(Rule):
         self,
         parameters: Mapping[str, nn.Parameter],
         setting: Setting,
-        optimization: PerParameter,
+        optimization: Optimization,
     ) -> None:
         """Draw what moves in this lesson."""
         super().prepare(parameters, setting, optimization)

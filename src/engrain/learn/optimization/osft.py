@@ -52,7 +52,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,10 +63,7 @@ from engrain.errors import ConfigError
 from engrain.learn.compute import autocast
 from engrain.learn.divergence import known_texts
 from engrain.learn.registry import register
-from engrain.learn.technique import Rule, Setting, option
-
-if TYPE_CHECKING:
-    from engrain.learn.update import PerParameter
+from engrain.learn.technique import Optimization, Rule, Setting, option
 
 FLAT = 1e-4
 """Smallest singular value, as a share of the largest, that squares in fp64 tell well enough."""
@@ -118,7 +115,7 @@ class Osft(Rule):
         self,
         parameters: Mapping[str, nn.Parameter],
         setting: Setting,
-        optimization: PerParameter,
+        optimization: Optimization,
     ) -> None:
         """Take the parameters; the matrices are split when the first step begins.
 

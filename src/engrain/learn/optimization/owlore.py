@@ -49,8 +49,7 @@ from engrain.data.examples import Batch, Example
 from engrain.learn.blocks import Turns, in_layers, layers_of, numbers, places
 from engrain.learn.compute import autocast, hidden_states
 from engrain.learn.registry import register
-from engrain.learn.technique import Setting, option
-from engrain.learn.update import PerParameter
+from engrain.learn.technique import Optimization, Setting, option
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class OwLore(Turns):
         self,
         parameters: Mapping[str, nn.Parameter],
         setting: Setting,
-        optimization: PerParameter,
+        optimization: Optimization,
     ) -> None:
         """Score the layers that can move."""
         super().prepare(parameters, setting, optimization)

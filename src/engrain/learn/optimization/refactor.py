@@ -36,8 +36,7 @@ from torch import Tensor, nn
 from engrain.errors import ConfigError
 from engrain.learn.registry import register
 from engrain.learn.restarts import ease, refactored
-from engrain.learn.technique import Rule, Setting, option
-from engrain.learn.update import PerParameter
+from engrain.learn.technique import Optimization, Rule, Setting, option
 
 _FACTOR = re.compile(r"^(?P<before>.+\.lora_)A(?P<after>\..+)$")
 
@@ -65,7 +64,7 @@ class Refactor(Rule):
         self,
         parameters: Mapping[str, nn.Parameter],
         setting: Setting,
-        optimization: PerParameter,
+        optimization: Optimization,
     ) -> None:
         """Find the pairs of factors.
 

@@ -35,7 +35,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +42,7 @@ from torch import Tensor, nn
 from engrain.errors import ConfigError
 from engrain.learn.divergence import Reference, known_texts, whole
 from engrain.learn.registry import register
-from engrain.learn.technique import Rule, Setting, option
-
-if TYPE_CHECKING:
-    from engrain.learn.update import PerParameter
+from engrain.learn.technique import Optimization, Rule, Setting, option
 
 
 @dataclass(frozen=True)
@@ -82,7 +78,7 @@ class TrustPredictions(Rule):
         self,
         parameters: Mapping[str, nn.Parameter],
         setting: Setting,
-        optimization: PerParameter,
+        optimization: Optimization,
     ) -> None:
         """Keep the weights and what the model predicts.
 

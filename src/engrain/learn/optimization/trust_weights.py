@@ -24,16 +24,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from engrain.learn.registry import register
-from engrain.learn.technique import Rule, Setting, option
-
-if TYPE_CHECKING:
-    from engrain.learn.update import PerParameter
+from engrain.learn.technique import Optimization, Rule, Setting, option
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ class TrustWeights(Rule):
         self,
         parameters: Mapping[str, nn.Parameter],
         setting: Setting,
-        optimization: PerParameter,
+        optimization: Optimization,
     ) -> None:
         """Take the parameters; a centre is kept when a parameter first moves."""
         super().prepare(parameters, setting, optimization)
