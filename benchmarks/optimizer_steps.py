@@ -143,11 +143,7 @@ def state_of(built: Mapping[str, list[Technique]]) -> tuple[int, int | None, int
     optimization = cast(Optimization, built["optimization"][0])
     rules = cast(list[Rule], built["rules"])
     trained = architecture.parameters()
-    alive = sum(
-        tensor.nbytes
-        for technique in (optimization, *rules)
-        for tensor in technique.state_dict().values()
-    )
+    alive = sum(sum(technique.memory_report().values()) for technique in (optimization, *rules))
     formula: int | None = None
     if not isinstance(optimization, TorchAdamW):
         moving: Mapping[str, nn.Parameter] = trained

@@ -139,6 +139,8 @@ def test_state_has_the_bytes_that_it_says(
         if settings.get("choose") == "blocks":
             assert held <= rule.state_bytes(meta)
             held = max(_held(rule, weights, step) for step in range(4, 4 + 3 * 8))
+        alive = sum(tensor.nbytes for tensor in rule.state_dict().values())
+        assert sum(rule.memory_report().values()) == alive
         assert held == rule.state_bytes(meta) == rule.state_bytes(weights)
 
 

@@ -101,6 +101,20 @@ def test_a_step_inside_backward_keeps_the_rules() -> None:
     assert runs[0].losses == runs[1].losses
 
 
+def test_a_run_tells_what_optimization_and_rules_hold() -> None:
+    loaded = tiny_model("llama")
+    with_rule = recipe(rules=(Choice("trust_weights"),))
+    result = Learner(with_rule).run(loaded, sample_lesson())
+    trained = result.adapter.tensors
+    numbers = sum(tensor.numel() for tensor in trained.values())
+    assert result.state_bytes == {
+        "adamw.step": 4 * len(trained),
+        "adamw.exp_avg": 4 * numbers,
+        "adamw.exp_avg_sq": 4 * numbers,
+        "trust_weights.state": 4 * numbers,
+    }
+
+
 def test_state_is_made_by_the_first_step_and_forgotten() -> None:
     loaded = tiny_model("llama")
     techniques = recipe().build()

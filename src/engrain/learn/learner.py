@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -45,7 +45,10 @@ OnStep = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class LearnResult:
-    """What a run of the learner gives back."""
+    """What a run of the learner gives back.
+
+    ``state_bytes`` is what optimization and rules held at the end, by technique and tensor.
+    """
 
     adapter: Adapter
     losses: tuple[float, ...] = field(repr=False)
@@ -53,6 +56,7 @@ class LearnResult:
     resumed_from: int = 0
     seconds: float = 0.0
     peak_memory_bytes: int = 0
+    state_bytes: Mapping[str, int] = field(default_factory=dict, repr=False)
 
 
 class Learner:
@@ -123,6 +127,7 @@ class Learner:
         representation = cast(Representation, techniques["representation"][0])
         regularizations = cast(list[Regularization], techniques["regularization"])
         replays = cast(list[Replay], techniques["replay"])
+        rules = cast(list[Rule], techniques["rules"])
 
         loaded.model.eval()
         # What the model's attention and output layer can do is measured before it is extended.
@@ -137,7 +142,7 @@ class Learner:
         architecture.attach(setting)
         try:
             optimization.prepare(architecture.parameters(), setting)
-            follow(optimization, cast(list[Rule], techniques["rules"]), setting)
+            follow(optimization, rules, setting)
             digest = run_digest(self.recipe, setting, adapters)
             saved = Checkpoint(checkpoint, digest, techniques)
             losses = saved.load()
@@ -171,6 +176,11 @@ class Learner:
                     if (step + 1) % save_every == 0:
                         saved.save(losses)
             adapter = architecture.adapter()
+            held = {
+                f"{technique.name}.{key}": count
+                for technique in (optimization, *rules)
+                for key, count in technique.memory_report().items()
+            }
         finally:
             architecture.detach()
         return LearnResult(
@@ -180,6 +190,7 @@ class Learner:
             first,
             time.perf_counter() - started,
             peak_memory_bytes(),
+            held,
         )
 
     def _batch(

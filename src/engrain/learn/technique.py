@@ -152,6 +152,11 @@ class Technique:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take the state that :meth:`state_dict` gave."""
 
+    def memory_report(self) -> dict[str, int]:
+        """Bytes of the tensors that it keeps at the moment, by what they are."""
+        held = sum(tensor.nbytes for tensor in self.state_dict().values())
+        return {"state": held} if held else {}
+
 
 class Architecture(Technique):
     """Where the update lives."""

@@ -264,6 +264,14 @@ class PerParameter(Optimization):
         kept = {f"{n}.{key}": t for n, state in self._state.items() for key, t in state.items()}
         return kept | {f"{name}.lost": tensor for name, tensor in self._lost.items()}
 
+    def memory_report(self) -> dict[str, int]:
+        """Bytes of the tensors that are alive, those of all parameters together."""
+        found: dict[str, int] = {}
+        for place, tensor in self.state_dict().items():
+            key = place.rpartition(".")[2]
+            found[key] = found.get(key, 0) + tensor.nbytes
+        return found
+
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take the state back in its own types."""
         self._state, self._lost = {}, {}
