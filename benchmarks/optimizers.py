@@ -252,24 +252,46 @@ def learn(found: Page, part: str, job: Job) -> None:
     found.hold(part, {**job.setting, "grid": args.grid, "tune_seed": args.tune_seed})
     at: dict[str, float | None] = {}
     for c in found.chosen:
-        c = c.shortened()
-        scores = {}
-        for rate in [None] if c.rate is None else [factor * c.rate for factor in args.grid]:
-            run = one(found, part, job, c, rate, DEVELOPMENT, args.tune_seed)
-            score = run.get("figures", {}).get(job.figures[0])
-            scores[rate] = math.inf if score is None else score if job.lower else -score
-        at[c.name] = min(scores, key=lambda rate: scores[rate])
+        scores = tuned(found, part, job, c.shortened())
+        at[c.name] = best(scores)
         found.record[part].setdefault("rates", {})[c.name] = {
             "rate": at[c.name],
             "default": c.rate,
-            "grid": list(scores),
+            "grid": sorted(scores, key=lambda rate: rate or 0.0),
             # A better rate may lie outside of a grid whose end is the best of it.
-            "at_the_end": len(scores) > 1 and at[c.name] in (min(scores), max(scores)),
+            "at_the_end": bool(beyond(scores)),
         }
         found.write()
     for seed in range(args.seed, args.seed + args.seeds):
         for c in found.chosen:
             one(found, part, job, c.shortened(), at[c.name], HELD_OUT, seed)
+
+
+def tuned(found: Page, part: str, job: Job, c: Contestant) -> dict[float | None, float]:
+    """Scores by learning rate, the lowest the best; the grid grows where its end is the best."""
+    args, scores = found.args, dict[float | None, float]()
+    waiting = [None] if c.rate is None else [factor * c.rate for factor in args.grid]
+    for _ in range(1 + args.grow):
+        for rate in waiting:
+            run = one(found, part, job, c, rate, DEVELOPMENT, args.tune_seed)
+            score = run.get("figures", {}).get(job.figures[0])
+            scores[rate] = math.inf if score is None else score if job.lower else -score
+        waiting = beyond(scores)
+    return scores
+
+
+def best(scores: Mapping[float | None, float]) -> float | None:
+    """The rate of the lowest score; of equal ones the first."""
+    return min(scores, key=lambda rate: scores[rate])
+
+
+def beyond(scores: Mapping[float | None, float]) -> list[float | None]:
+    """The next rate after the end of a grid that is the best of it, as far as the one before."""
+    rates, found = sorted(rate for rate in scores if rate), best(scores)
+    if len(rates) < 2 or found not in (rates[0], rates[-1]):
+        return []
+    last, before = rates[:2] if found == rates[0] else (rates[-1], rates[-2])
+    return [float(f"{last * last / before:.6g}")]
 
 
 def one(
@@ -328,6 +350,9 @@ def parse() -> argparse.Namespace:
         "--grid", type=float, nargs="*", default=[0.03, 0.1, 0.3, 1.0, 3.0],
         help="learning rates, as multiples of each default",
     )  # fmt: skip
+    parser.add_argument(
+        "--grow", type=int, default=2, help="most rates beyond an end of the grid that is its best"
+    )
     parser.add_argument("--tune-seed", type=int, default=1000)
     parser.add_argument("--days", type=int, default=10)
     parser.add_argument("--tune-days", type=int, default=3)
@@ -352,6 +377,7 @@ def parse() -> argparse.Namespace:
         args.memory_shape = args.time_shape = "tiny"
         args.memory_steps, args.time_steps, args.time_context, args.repeats = 2, 2, 64, 1
         args.grid, args.seeds, args.days, args.tune_days, args.facts = [0.3, 1.0], 2, 2, 1, 2
+        args.grow = 1
         args.passage, args.steps, args.batch, args.held = 64, 3, 2, 4
     if unknown := set(args.only or ()) - set(contestants()):
         parser.error(f"no contestant {', '.join(sorted(unknown))}; see `engrain methods list`")

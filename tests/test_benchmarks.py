@@ -265,6 +265,14 @@ def test_a_quick_page_of_optimizers(
         optimizers.main()
 
 
+def test_a_grid_grows_where_its_end_is_the_best() -> None:
+    """From the loss at a few rates to that at one beyond, and no further than the best."""
+    assert optimizers.beyond({0.1: 3.0, 0.3: 2.0, 1.0: 2.5}) == []
+    assert optimizers.beyond({0.1: 3.0, 0.3: 2.0, 1.0: 1.0}) == [pytest.approx(10 / 3, rel=1e-5)]
+    assert optimizers.beyond({0.1: 1.0, 0.2: 1.0, 0.4: 2.0}) == [0.05]
+    assert optimizers.beyond({None: 1.0}) == optimizers.beyond({0.1: 1.0}) == []
+
+
 def test_every_technique_is_on_the_page_of_optimizers() -> None:
     found = optimizers.contestants({"apollo.rank": 2, "hft.ratio": 0.25})
     named = {*registry.names("optimization"), *registry.names("architecture")} - {"full"}
