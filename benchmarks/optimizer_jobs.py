@@ -46,9 +46,11 @@ class Job(Protocol):
     """What a contestant is asked to learn."""
 
     figures: tuple[str, ...]
-    """What is told of a run; the first is the one that a learning rate is chosen by."""
+    """What is told of a run."""
+    deciding: tuple[str, ...]
+    """Those that a learning rate is chosen by; the second decides where the first are equal."""
     lower: bool
-    """Whether the lower first figure is the better one."""
+    """Whether the lower one is the better one."""
 
     @property
     def setting(self) -> dict[str, Any]:
@@ -73,6 +75,7 @@ class Facts:
         "panel_change_percent",
         "seconds_per_lesson",
     )
+    deciding = ("recall_final", "learning_accuracy")
     lower = False
 
     def __init__(self, loaded: LoadedModel, args: argparse.Namespace) -> None:
@@ -184,6 +187,7 @@ class Book:
     """
 
     figures = ("loss", "loss_change", "loss_before", "seconds")
+    deciding = ("loss",)
     lower = True
 
     def __init__(self, loaded: LoadedModel, args: argparse.Namespace, path: Path) -> None:

@@ -62,6 +62,9 @@ SPARSE = ("refresh", "interval", "reset")
 """Settings that count the steps between two events, with defaults for thousands of steps."""
 SHORTER = 8
 
+Scores = Mapping[float | None, tuple[float, ...]]
+"""By learning rate what was reached with it, the lowest the best."""
+
 
 @dataclass(frozen=True)
 class Contestant:
@@ -267,25 +270,27 @@ def learn(found: Page, part: str, job: Job) -> None:
             one(found, part, job, c.shortened(), at[c.name], HELD_OUT, seed)
 
 
-def tuned(found: Page, part: str, job: Job, c: Contestant) -> dict[float | None, float]:
-    """Scores by learning rate, the lowest the best; the grid grows where its end is the best."""
-    args, scores = found.args, dict[float | None, float]()
+def tuned(found: Page, part: str, job: Job, c: Contestant) -> Scores:
+    """Scores by learning rate; the grid grows where its end is the best."""
+    args, scores = found.args, dict[float | None, tuple[float, ...]]()
     waiting = [None] if c.rate is None else [factor * c.rate for factor in args.grid]
     for _ in range(1 + args.grow):
         for rate in waiting:
             run = one(found, part, job, c, rate, DEVELOPMENT, args.tune_seed)
-            score = run.get("figures", {}).get(job.figures[0])
-            scores[rate] = math.inf if score is None else score if job.lower else -score
+            figures = run.get("figures", {})
+            known = [figures.get(name) for name in job.deciding]
+            sign = 1 if job.lower else -1
+            scores[rate] = tuple(math.inf if value is None else sign * value for value in known)
         waiting = beyond(scores)
     return scores
 
 
-def best(scores: Mapping[float | None, float]) -> float | None:
+def best(scores: Scores) -> float | None:
     """The rate of the lowest score; of equal ones the first."""
     return min(scores, key=lambda rate: scores[rate])
 
 
-def beyond(scores: Mapping[float | None, float]) -> list[float | None]:
+def beyond(scores: Scores) -> list[float | None]:
     """The next rate after the end of a grid that is the best of it, as far as the one before."""
     rates, found = sorted(rate for rate in scores if rate), best(scores)
     if len(rates) < 2 or found not in (rates[0], rates[-1]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
 from importlib import import_module
@@ -48,6 +48,7 @@ LEARNED = (
     ("loss on a book", "book", "loss"),
     ("recall of facts", "facts", "recall_final"),
     ("forgetting of facts", "facts", "forgetting"),
+    ("loss of the panel after the facts, %", "facts", "panel_change_percent"),
 )
 """What it measures over seeds, with differences to ``adamw``: heading, part, figure."""
 
@@ -224,25 +225,37 @@ def figures_of(name: str) -> list[str]:
         cells += [(head, mean_of(row, part, key))]
         if gap := difference_of(row, part, key):
             cells += [(f"{head}, difference to `adamw`", gap)]
-    rate = row.get("book", {}).get("rate")
-    cells += [("learning rate on the book, the best of a grid", number(rate))]
+    for part in ("book", "facts"):
+        rate = number(row.get(part, {}).get("rate"))
+        cells += [(f"learning rate of the {part}, the best of a grid", rate)]
     said = "Measured by `python -m benchmarks.optimizers` ([how](../../explanation/optimizers.md))."
     return ["## Figures here", said, table(("figure", "value"), [c for c in cells if c[1]])]
 
 
 def measured() -> str:
-    """Everything that was measured of optimizations, rules and architectures."""
+    """What a step of each optimization, rule and architecture takes."""
+    return by_name(FIGURES, lambda row, part, key: number(row.get(part, {}).get(key)))
+
+
+def learned() -> str:
+    """What each learned, as differences to the baseline; the baseline's are means."""
+    return by_name(
+        [(f"{head}, to `adamw`", part, key) for head, part, key in LEARNED],
+        lambda row, part, key: difference_of(row, part, key) or mean_of(row, part, key),
+    )
+
+
+def by_name(
+    figures: Sequence[tuple[str, str, str]], said: Callable[[dict[str, Any], str, str], str]
+) -> str:
+    """A row for each contestant of the optimizers' benchmark that any figure is known of."""
     rows = []
     for name, row in measurements().items():
         category = "architecture" if row["kind"] == "architecture" else "optimization"
-        cells = [number(row.get(part, {}).get(key)) for _, part, key in FIGURES]
-        for _, part, key in LEARNED:
-            cells.append(difference_of(row, part, key) or mean_of(row, part, key))
-        rows.append((link_to(category, name), *cells))
-    if not rows:
-        return "Not measured yet."
-    heads = [head for head, *_ in FIGURES] + [f"{head}, to `adamw`" for head, *_ in LEARNED]
-    return table(("name", *heads), rows)
+        cells = [said(row, part, key) for _, part, key in figures]
+        if any(cells):
+            rows.append((link_to(category, name), *cells))
+    return table(("name", *(head for head, *_ in figures)), rows) if rows else "Not measured yet."
 
 
 def number(value: float | None) -> str:
@@ -366,6 +379,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "by_category": by_category,
     "commands": commands,
     "errors": errors,
+    "learned": learned,
     "measured": measured,
     "optimizations": optimizations,
     "public_names": public_names,

@@ -267,10 +267,13 @@ def test_a_quick_page_of_optimizers(
 
 def test_a_grid_grows_where_its_end_is_the_best() -> None:
     """From the loss at a few rates to that at one beyond, and no further than the best."""
-    assert optimizers.beyond({0.1: 3.0, 0.3: 2.0, 1.0: 2.5}) == []
-    assert optimizers.beyond({0.1: 3.0, 0.3: 2.0, 1.0: 1.0}) == [pytest.approx(10 / 3, rel=1e-5)]
-    assert optimizers.beyond({0.1: 1.0, 0.2: 1.0, 0.4: 2.0}) == [0.05]
-    assert optimizers.beyond({None: 1.0}) == optimizers.beyond({0.1: 1.0}) == []
+    assert optimizers.beyond({0.1: (3.0,), 0.3: (2.0,), 1.0: (2.5,)}) == []
+    grown = optimizers.beyond({0.1: (3.0,), 0.3: (2.0,), 1.0: (1.0,)})
+    assert grown == [pytest.approx(10 / 3, rel=1e-5)]
+    assert optimizers.beyond({0.1: (1.0,), 0.2: (1.0,), 0.4: (2.0,)}) == [0.05]
+    assert optimizers.beyond({None: (1.0,)}) == optimizers.beyond({0.1: (1.0,)}) == []
+    # Where as much is left of what was learned, it is better to have learned more.
+    assert optimizers.best({0.1: (-0.5, -0.6), 0.2: (-0.5, -0.9), 0.4: (-0.4, -1.0)}) == 0.2
 
 
 def test_every_technique_is_on_the_page_of_optimizers() -> None:

@@ -154,7 +154,7 @@ def test_measured_figures_stand_on_the_techniques_pages(
 ) -> None:
     generate = generator()
     monkeypatch.setattr(generate, "MEASURED", tmp_path / "optimizers.json")
-    assert generate.measured() == "Not measured yet."
+    assert generate.measured() == generate.learned() == "Not measured yet."
     assert generate.figures_of("lion") == []
     gap = {"mean": -0.25, "interval": {"low": -0.5, "high": -0.125}}
     row = {
@@ -177,6 +177,8 @@ def test_measured_figures_stand_on_the_techniques_pages(
     assert "recall of facts" not in page
     last = generate.measured().splitlines()[-1]
     assert last.startswith("| [lion](../techniques/optimization/lion.md) | 4 |")
+    last = generate.learned().splitlines()[-1]
+    assert last.startswith("| [lion](../techniques/optimization/lion.md) | -0.250 [-0.500,")
     generate.measurements.cache_clear()
 
 

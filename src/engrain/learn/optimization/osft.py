@@ -36,11 +36,11 @@ rebuilt in the forward; the optimizer's moments are those of the whole weight.
 
 Memory: 4 (l k + k + s^2) bytes a matrix of long side l and short side s under ``strict``, 4 k (l +
 s + 1) under ``paper_block``. Time at the start of a lesson: one eigendecomposition of an s x s
-matrix in fp64, one thread 0.07 s for 1536 x 576, 3 s for 5632 x 2048; a full SVD only where it
-loses digits. Time of a step: l (s - k) (3 s + 4 k) + l s^2 multiplications a matrix, which exceeds
-forward and backward of short batches. Use it where what full weights know should stay, at the price
-of slower learning; knowledge in small directions is not protected (the paper's GSM8K fell from 26
-to 8). Only for weights that are trained whole; not for LoRA.
+matrix in fp64; a full SVD only where it loses digits. Time of a step: l (s - k) (3 s + 4 k) + l s^2
+multiplications a matrix, which exceeds forward and backward of short batches. Use it where what
+full weights know should stay, at the price of slower learning; knowledge in small directions is not
+protected (the paper's GSM8K fell from 26 to 8). Only for weights that are trained whole; not for
+LoRA.
 
 In the source, LLaMA-2-7B on eight tasks in turn (TRACE): 48.4, O-LoRA 41.3, plain fine-tuning 23.0,
 a model for each task 57.6. T5-large on 5 and 15 tasks: 75.9 and 71.3, O-LoRA 75.8 and 69.6.
