@@ -52,7 +52,7 @@ ON_REFRESH = ("keep", "reset", "rotate", "transport")
 class ProjectedConfig(AdamWConfig):
     """Hyper-parameters that all projected optimizations take."""
 
-    learning_rate: float = option(2e-4, "peak step size", low=0.0, high=100.0)
+    learning_rate: float = option(2e-3, "peak step size", low=0.0, high=100.0)
     beta2: float = option(0.999, "decay of the second moment", low=0.0, high=0.99999)
     clip: float = option(0.0, "largest gradient norm; 0 switches it off", low=0.0)
     rank: int = option(

@@ -51,7 +51,7 @@ TINY = 1e-8
 class ApolloConfig(AdamWConfig):
     """Hyper-parameters of APOLLO; APOLLO-Mini is rank 1 with the granularity ``tensor``."""
 
-    learning_rate: float = option(1e-4, "peak step size", low=0.0, high=100.0)
+    learning_rate: float = option(1e-3, "peak step size", low=0.0, high=100.0)
     beta2: float = option(0.999, "decay of the second moment", low=0.0, high=0.99999)
     epsilon: float = option(1e-6, "added to the root of the second moment", low=0.0)
     clip: float = option(0.0, "largest gradient norm; the limiter does its work", low=0.0)

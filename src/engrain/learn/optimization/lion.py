@@ -30,7 +30,7 @@ from engrain.learn.update import PerParameter, UpdateConfig
 class LionConfig(UpdateConfig):
     """Hyper-parameters of Lion."""
 
-    learning_rate: float = option(1e-4, "peak step size", low=0.0, high=100.0)
+    learning_rate: float = option(3e-4, "peak step size", low=0.0, high=100.0)
     clip: float = option(0.0, "largest gradient norm; signs have little use for it", low=0.0)
     beta1: float = option(0.9, "share of the momentum in the step", low=0.0, high=1.0)
     beta2: float = option(0.99, "decay of the momentum", low=0.0, high=0.99999)

@@ -54,7 +54,7 @@ ITERATIONS = (AUTO, *COMPUTE_TYPES)
 class MuonConfig(AdamWConfig):
     """Hyper-parameters of Muon; the moments' are for AdamW's part."""
 
-    learning_rate: float = option(2e-4, "peak step size", low=0.0, high=100.0)
+    learning_rate: float = option(2e-3, "peak step size", low=0.0, high=100.0)
     clip: float = option(0.0, "largest gradient norm; the step does not depend on it", low=0.0)
     momentum: float = option(0.95, "decay of the mean gradient", low=0.0, high=0.9999)
     nesterov: bool = option(True, "look one step of the mean ahead")

@@ -30,7 +30,7 @@ from engrain.learn.update import PerParameter, UpdateConfig
 class SgdConfig(UpdateConfig):
     """Hyper-parameters of SGD."""
 
-    learning_rate: float = option(1e-1, "peak step size", low=0.0, high=100.0)
+    learning_rate: float = option(3e-1, "peak step size", low=0.0, high=100.0)
     momentum: float = option(0.0, "decay of the sum of gradients; 0 keeps none", low=0, high=0.9999)
 
 

@@ -29,7 +29,7 @@ from engrain.learn.update import PerParameter, UpdateConfig
 class SignConfig(UpdateConfig):
     """Hyper-parameters of the sign rule."""
 
-    learning_rate: float = option(2e-4, "peak step size", low=0.0, high=100.0)
+    learning_rate: float = option(5e-4, "peak step size", low=0.0, high=100.0)
     clip: float = option(0.0, "largest gradient norm; signs have no use for it", low=0.0)
     momentum: float = option(0.0, "decay of the mean gradient; 0 keeps none", low=0, high=0.9999)
 

@@ -39,7 +39,7 @@ from engrain.learn.update import PerParameter
 class TrionConfig(AdamWConfig):
     """Hyper-parameters of Trion; the moments' are for AdamW's part."""
 
-    learning_rate: float = option(2e-3, "peak step size", low=0.0, high=100.0)
+    learning_rate: float = option(2e-2, "peak step size", low=0.0, high=100.0)
     beta2: float = option(0.95, "decay of the second moment", low=0.0, high=0.99999)
     clip: float = option(0.0, "largest gradient norm; the step does not depend on it", low=0.0)
     momentum: float = option(0.95, "what a step leaves of the part it takes", low=0.0, high=1.0)
