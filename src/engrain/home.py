@@ -7,42 +7,29 @@ The command line mirrors the methods of :class:`Home` one to one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from engrain.changes import Change, Changes
-from engrain.config import HOME_FILE, GateConfig, Origin, Resolved, home_folder, resolve, to_toml
-from engrain.data.lessons import Lesson
-from engrain.data.messages import Conversation, Message
-from engrain.errors import (
-    ConfigError,
-    GateRefused,
-    HomeExistsError,
-    HomeNotFoundError,
-    ResumeError,
-    UsageError,
-)
+from engrain.config import HOME_FILE, Origin, Resolved, home_folder, resolve, to_toml
+from engrain.data.messages import Message
+from engrain.errors import HomeExistsError, HomeNotFoundError
+from engrain.learning import Learning, Source
 from engrain.ledger.blobs import BlobStore
 from engrain.ledger.ledger import Ledger
 from engrain.ledger.lock import HomeLock, make_writable, named_errors
 from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State
 from engrain.memory.log import ChatLog
-from engrain.pipeline import (
-    OnProgress,
-    Outcome,
-    Pipeline,
-    versions,
-)
+from engrain.pipeline import OnProgress, Outcome, Pipeline, versions
 
 if TYPE_CHECKING:
-    from engrain.data.lessons import Probe, TrainingText
+    from engrain.data.lessons import Probe
     from engrain.dream.lesson import Preview
-    from engrain.estimate import Estimate, Prices
+    from engrain.estimate import Estimate
     from engrain.exam.exam import Exam
     from engrain.exam.noise import NoiseBand
     from engrain.exam.panel import Panel
@@ -51,9 +38,6 @@ if TYPE_CHECKING:
 
 POCKET = "pocket"
 LEDGER_FILE = "ledger.db"
-
-Source = Path | str | Conversation | Sequence[Conversation]
-"""What can be learned: a file, a chat's name, or conversations."""
 
 
 class Home:
@@ -223,23 +207,37 @@ class Home:
         )
 
     # ------------------------------------------------------------------ learn
-    def recipe(self, name: str | None = None) -> Recipe:
-        """The recipe that a lesson will be learned with."""
-        from engrain.learn.recipe import named
+    @property
+    def _learning(self) -> Learning:
+        return Learning(
+            self.path,
+            self.config,
+            self.ledger,
+            self.lock,
+            self.log,
+            self._changes,
+            served=lambda: self.served,
+            panel=lambda: self.panel,
+        )
 
-        recipe = named(name or self.config.learn.recipe)
-        recipe = recipe.with_settings(dict(self.config.learn.settings))
-        if recipe.restart:
-            raise ConfigError(
-                f"The recipe {recipe.name!r} learns everything anew and can't make one lesson.",
-                remedy="Use it in `engrain bench life`, where it bounds the others from above.",
-            )
-        return recipe
+    def recipe(self, name: str | None = None) -> Recipe:
+        """The recipe that a lesson will be learned with.
+
+        Raises:
+            ConfigError: it can't make one lesson.
+        """
+        return self._learning.recipe(name)
+
+    def estimate(self, source: Source, *, recipe: str | None = None) -> Estimate:
+        """Seconds and peak memory of a lesson, told before it runs; nothing is refused.
+
+        The first asking times the machine, if the lesson fits into its memory.
+        """
+        return self._learning.estimate(source, recipe=recipe)
 
     def preview(self, source: Source, *, on_progress: OnProgress | None = None) -> Preview:
         """What a lesson would hold, and what was left out and why; nothing is written."""
-        conversations, examples = self._read(source)
-        return self._study(conversations, examples, "preview", on_progress)
+        return self._learning.preview(source, on_progress=on_progress)
 
     def learn(
         self,
@@ -261,19 +259,9 @@ class Home:
             NothingToLearnError: there is nothing new in it.
             GateRefused: only with ``require``; the served weights are unchanged either way.
         """
-        chosen = self.recipe(recipe)
-        conversations, examples = self._read(source)
-        digests = [self.ledger.add_conversation(c) for c in conversations]
-        with self.lock.hold("learn a lesson"):
-            estimate = self._seconds(chosen, conversations, examples, force)
-            job = self._begin(
-                chosen,
-                self.config.learn.seed,
-                estimate,
-                conversations=digests,
-                examples=[given.to_dict() for given in examples],
-            )
-            return self._run(job, on_progress, require)
+        return self._learning.learn(
+            source, recipe=recipe, on_progress=on_progress, require=require, force=force
+        )
 
     def relearn(
         self,
@@ -294,37 +282,9 @@ class Home:
             DoesNotFitError: it needs more memory than is free, unless with ``force``.
             GateRefused: only with ``require``.
         """
-        with self.lock.hold("learn a lesson again"):
-            old = self.ledger.get_lesson(lesson)
-            if old.status == "active":
-                raise UsageError(
-                    f"Lesson {old.id} is in service: the weights hold it.",
-                    remedy=f"Take it out first: engrain lessons disable {old.id}",
-                )
-            chosen = self.recipe(recipe) if recipe else _recorded(old)
-            estimate = self._seconds(chosen, (), old.lesson.balanced(), force)
-            sources = list(old.lesson.sources)
-            job = self._begin(chosen, old.seed, estimate, conversations=sources, again=old.id)
-            return self._run(job, on_progress, require)
-
-    def _begin(self, recipe: Recipe, seed: int, estimate: float | None, **source: Any) -> str:
-        """A new job, with all that a resume must find as it was."""
-        payload = {
-            "conversations": [],
-            "examples": [],
-            **source,
-            "recipe": recipe.to_dict(),
-            "seed": seed,
-            "state": self.state.digest,
-            "lesson": self.ledger.new_lesson_id(),
-            "estimate": estimate,
-            # Fixed before training: a resumed job is judged by the same thresholds.
-            "gate": asdict(self.config.gate),
-            "panel": self.panel.digest,
-        }
-        job = self.ledger.create_job("learn", payload)
-        self.ledger.advance(job, "logged")
-        return job
+        return self._learning.relearn(
+            lesson, recipe=recipe, on_progress=on_progress, require=require, force=force
+        )
 
     def resume(
         self, job: str, *, on_progress: OnProgress | None = None, require: bool = False
@@ -336,172 +296,17 @@ class Home:
             UsageError: it has ended.
             ResumeError: other lessons were accepted or undone since it began.
         """
-        with self.lock.hold("resume a job"):
-            taken = self.ledger.take_job(self.ledger.get_job(job).id)
-            return self._run(taken.id, on_progress, require)
-
-    def _run(self, job_id: str, on_progress: OnProgress | None, require: bool) -> Outcome:
-        from engrain.data.lessons import TrainingText
-        from engrain.learn.recipe import Recipe
-
-        job = self.ledger.get_job(job_id)
-        recipe = Recipe.from_dict(job.payload["recipe"])
-        conversations = [self.ledger.get_conversation(d) for d in job.payload["conversations"]]
-        examples = [TrainingText.from_dict(item) for item in job.payload["examples"]]
-
-        again = job.payload.get("again")
-
-        def study() -> Lesson:
-            name = str(job.payload["lesson"])
-            if again:
-                return replace(self.ledger.lesson(again), id=name)
-            return self._study(conversations, examples, name, on_progress).lesson
-
-        seed = int(job.payload["seed"])
-        if job.payload["panel"] != self.panel.digest:
-            self.ledger.advance(job_id, "failed", {"why": "the panel has changed"})
-            raise ResumeError(
-                f"The panel has changed since job {job_id} began: exams can't be compared.",
-                remedy="Learn the conversation again.",
-            )
-        # Asked for now: after the lesson, the speed would be that of a lesson upon it.
-        prices = self._prices(recipe)
-        with named_errors(self.path):
-            pipeline = self.pipeline(on_progress, gate=GateConfig(**job.payload["gate"]))
-            outcome = pipeline.run(job_id, recipe, seed, study)
-        if again and outcome.accepted:
-            self._changes.retire(again)
-        if not job.reached("studied"):
-            # A resumed job did part of its work before: its seconds would mislead.
-            prices.correct(job.payload.get("estimate"), outcome.seconds)
-        if require and not outcome.accepted:
-            raise GateRefused(
-                f"The gate {outcome.decision.verdict} lesson {outcome.lesson.id}: "
-                + " ".join(outcome.decision.reasons),
-                remedy="The served weights are unchanged; see `engrain lessons show last`.",
-                outcome=json.dumps(outcome.to_dict()),
-            )
-        return outcome
+        return self._learning.resume(job, on_progress=on_progress, require=require)
 
     def pipeline(
-        self,
-        on_progress: OnProgress | None = None,
-        *,
-        noise: NoiseBand | None = None,
-        gate: GateConfig | None = None,
+        self, on_progress: OnProgress | None = None, *, noise: NoiseBand | None = None
     ) -> Pipeline:
         """The stages of a lesson, with this home's model, panel, thresholds and noise band."""
-        from engrain.exam.decision import GateThresholds
-
-        gate = gate or self.config.gate
-        pipeline = Pipeline(
-            ledger=self.ledger,
-            served=self.served,
-            panel=self.panel,
-            thresholds=GateThresholds.from_config(gate),
-            noise=noise or self.noise(on_progress),
-            folder=self.path,
-            gate=gate.enabled,
-        )
-        return replace(pipeline, on_progress=on_progress) if on_progress else pipeline
+        return self._learning.pipeline(on_progress, noise=noise)
 
     def noise(self, on_progress: OnProgress | None = None) -> NoiseBand:
         """The noise band of the panel, measured once for this model, machine and panel."""
-        from engrain.exam.noise import NoiseBand
-
-        return self.pipeline(noise=NoiseBand.assumed()).measured_noise(on_progress)
-
-    def _read(self, source: Source) -> tuple[list[Conversation], list[TrainingText]]:
-        from engrain.dream.lesson import read_source
-
-        if isinstance(source, Conversation):
-            return [source], []
-        if isinstance(source, (str, Path)):
-            if str(source) == "last" or str(source) in self.log.names():
-                return [self.log.read(str(source))], []
-            return read_source(Path(source))
-        return list(source), []
-
-    def _study(
-        self,
-        conversations: Sequence[Conversation],
-        examples: Sequence[TrainingText],
-        name: str,
-        on_progress: OnProgress | None,
-    ) -> Preview:
-        from engrain.dream.lesson import make_lesson
-
-        def report(stage: str, done: int, total: int) -> None:
-            if on_progress:
-                on_progress("studied", done, total)
-
-        return make_lesson(
-            self.served.engine,
-            conversations,
-            explicit=examples,
-            earlier=[self.ledger.lesson(lesson) for lesson in self.state.lessons],
-            name=name,
-            seed=self.config.learn.seed,
-            effort=self.config.learn.effort,
-            hold_out=self.config.study.hold_out,
-            max_facts=self.config.study.max_facts,
-            on_progress=report,
-        )
-
-    # ------------------------------------------------------------------ estimate
-    def estimate(self, source: Source, *, recipe: str | None = None) -> Estimate:
-        """Seconds and peak memory of a lesson, told before it runs; nothing is refused.
-
-        The first asking times the machine, if the lesson fits into its memory.
-        """
-        conversations, examples = self._read(source)
-        return self._estimate(self.recipe(recipe), conversations, examples)
-
-    def _estimate(
-        self,
-        recipe: Recipe,
-        conversations: Sequence[Conversation],
-        examples: Sequence[TrainingText],
-        force: bool = False,
-    ) -> Estimate:
-        from engrain import estimate
-
-        earlier = [self.ledger.lesson(name) for name in self.state.lessons]
-        source = estimate.Source(
-            conversations,
-            examples,
-            self.config.learn.effort,
-            earlier,
-            self.served.adapters(self.state.adapters),
-        )
-        return self._prices(recipe).estimate(self.served, source, force=force)
-
-    def _seconds(
-        self,
-        recipe: Recipe,
-        conversations: Sequence[Conversation],
-        examples: Sequence[TrainingText],
-        force: bool,
-    ) -> float | None:
-        """Seconds of a lesson that is about to begin; refused if it does not fit."""
-        found = self._estimate(recipe, conversations, examples, force)
-        if not force:
-            found.memory.check()
-        return found.seconds
-
-    def _prices(self, recipe: Recipe) -> Prices:
-        from engrain.estimate import Prices
-        from engrain.exam.noise import NoiseBand
-
-        pipeline = self.pipeline(noise=NoiseBand.assumed())
-        return Prices(
-            self.path / "speed",
-            recipe,
-            self.ledger.base().digest,
-            self.panel,
-            bool(self.state.lessons),
-            pipeline.noise_path().exists(),
-        )
+        return self._learning.noise(on_progress)
 
     # ------------------------------------------------------------------ lessons
     def lessons(self) -> list[LessonEntry]:
@@ -582,13 +387,6 @@ class Home:
         # only be read.
         probes, _ = self.pipeline(on_progress, noise=NoiseBand.assumed()).questions(None)
         return run_exam(self.served.engine, probes, self.panel, state_digest=self.served.refresh())
-
-
-def _recorded(record: LessonRecord) -> Recipe:
-    """The recipe that a lesson was learned with."""
-    from engrain.learn.recipe import Recipe
-
-    return Recipe.from_dict(dict(record.recipe))
 
 
 def _load(resolved: Resolved, source: str | None = None) -> Any:

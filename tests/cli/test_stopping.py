@@ -58,8 +58,8 @@ from engrain.cli import main
 from engrain.exam import panel
 from engrain.estimate import Estimate
 from engrain.fit import Memory
-from engrain.home import Home
 from engrain.learn.learner import Learner
+from engrain.learning import Learning
 
 def slow(*_, **__):
     print("learning", file=sys.stderr, flush=True)
@@ -69,7 +69,7 @@ whole = panel.load_panel()
 small = replace(whole, texts=whole.texts[:2], choices=(), questions=())
 panel.load_panel = lambda name="default": small
 fits = Memory({"training": {"program": 1}}, 2)
-Home._estimate = lambda *_: Estimate("quick", {"training": 1.0}, fits)
+Learning._estimate = lambda *_: Estimate("quick", {"training": 1.0}, fits)
 Learner.run = slow
 main(sys.argv[1:])
 """

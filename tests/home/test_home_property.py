@@ -38,6 +38,7 @@ from engrain.exam.noise import NoiseBand
 from engrain.exam.panel import PanelResult
 from engrain.home import Home
 from engrain.learn.learner import LearnResult
+from engrain.learning import Learning
 from engrain.ledger import Ledger
 from engrain.ledger.records import TRANSITIONS, Status
 from engrain.model.adapter import Adapter
@@ -250,7 +251,7 @@ def test_random_lives(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "run_exam", no_questions)
     monkeypatch.setattr(stages, "run_panel", lambda *_, **__: NONE)
     monkeypatch.setattr(stages, "decide", lambda *_, **__: replace(decided, verdict=Life.verdict))
-    monkeypatch.setattr(Home, "noise", lambda *_: NoiseBand.assumed())
+    monkeypatch.setattr(Learning, "noise", lambda *_: NoiseBand.assumed())
     monkeypatch.setattr(dreaming, "make_lesson", told)
     Life.model = model
     run_state_machine_as_test(
