@@ -252,22 +252,45 @@ def measure_steps(found: Page, part: str, folder: Path, dtype: str) -> None:
 def learn(found: Page, part: str, job: Job) -> None:
     """Choose a learning rate for each contestant, then one run a seed, all of a seed in turn."""
     args = found.args
-    found.hold(part, {**job.setting, "grid": args.grid, "tune_seed": args.tune_seed})
+    by = {"rates": args.rates.name} if args.rates else {"grid": args.grid}
+    found.hold(part, {**job.setting, **by, "tune_seed": args.tune_seed})
     at: dict[str, float | None] = {}
     for c in found.chosen:
-        scores = tuned(found, part, job, c.shortened())
-        at[c.name] = best(scores)
-        found.record[part].setdefault("rates", {})[c.name] = {
-            "rate": at[c.name],
-            "default": c.rate,
-            "grid": sorted(scores, key=lambda rate: rate or 0.0),
-            # A better rate may lie outside of a grid whose end is the best of it.
-            "at_the_end": bool(beyond(scores)),
-        }
+        choice = taken(args.rates, part, c) if args.rates else chosen(found, part, job, c)
+        at[c.name] = choice["rate"]
+        found.record[part].setdefault("rates", {})[c.name] = choice
         found.write()
     for seed in range(args.seed, args.seed + args.seeds):
         for c in found.chosen:
             one(found, part, job, c.shortened(), at[c.name], HELD_OUT, seed)
+
+
+def chosen(found: Page, part: str, job: Job, c: Contestant) -> dict[str, Any]:
+    """The best rate of a grid on the development split, and the grid."""
+    scores = tuned(found, part, job, c.shortened())
+    return {
+        "rate": best(scores),
+        "default": c.rate,
+        "grid": sorted(scores, key=lambda rate: rate or 0.0),
+        # A better rate may lie outside of a grid whose end is the best of it.
+        "at_the_end": bool(beyond(scores)),
+    }
+
+
+def taken(path: Path, part: str, c: Contestant) -> dict[str, Any]:
+    """What another record of the same part chose.
+
+    Raises:
+        UsageError: it chose nothing for this contestant.
+    """
+    known = read_json(path).get(part, {}).get("rates", {})
+    if c.name not in known:
+        raise UsageError(
+            f"{path} holds no learning rate of {c.name} for {part}.",
+            remedy="Leave out --rates to choose one, or this contestant.",
+        )
+    choice: dict[str, Any] = known[c.name]
+    return choice
 
 
 def tuned(found: Page, part: str, job: Job, c: Contestant) -> Scores:
@@ -357,6 +380,9 @@ def parse() -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         "--grow", type=int, default=2, help="most rates beyond an end of the grid that is its best"
+    )
+    parser.add_argument(
+        "--rates", type=Path, metavar="FILE", help="choose none: take those of another record"
     )
     parser.add_argument("--tune-seed", type=int, default=1000)
     parser.add_argument("--days", type=int, default=10)

@@ -259,6 +259,20 @@ def test_a_quick_page_of_optimizers(
     merged = json.loads(empty.read_text())
     assert all(merged[part]["runs"] == whole[part]["runs"] for part in optimizers.PARTS)
     assert merged["rows"] == whole["rows"]
+    # Longer lives take the rates that this page chose; none is chosen, so no development run is.
+    monkeypatch.undo()
+    longer = ["--part", "facts", "--rates", str(target), "--only", "sgd", "--json", str(empty)]
+    monkeypatch.setattr(sys, "argv", ["optimizers", "--quick", *longer])
+    with pytest.raises(UsageError, match="other rates"):
+        optimizers.main()
+    empty.unlink()
+    assert optimizers.main() == 0
+    lived = json.loads(empty.read_text())["facts"]
+    assert lived["rates"] == {"sgd": whole["facts"]["rates"]["sgd"]}
+    assert {run["split"] for run in lived["runs"]} == {"held-out"}
+    monkeypatch.setattr(sys, "argv", ["optimizers", "--quick", *longer, "--only", "lion"])
+    with pytest.raises(UsageError, match="no learning rate of lion"):
+        optimizers.main()
     # Another setting needs a file of its own.
     monkeypatch.setattr(sys, "argv", [*argv, "--targets", "8"])
     with pytest.raises(UsageError, match="targets"):
