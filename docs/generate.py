@@ -29,7 +29,8 @@ from engrain.learn.technique import CATEGORIES, Rule, meta_parameter
 MATRIX = (576, 1536)
 """The shape on which the state of optimizations is told: a feed-forward matrix of SmolLM2-135M."""
 
-MEASURED = Path(__file__).resolve().parent.parent / "benchmarks" / "results" / "optimizers.json"
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+MEASURED, LIVED = "optimizers.json", "optimizers-life.json"
 DECIDES = {
     "architecture": "where the update lives",
     "optimization": "how a gradient becomes a step, and what holds the step (rules)",
@@ -207,11 +208,11 @@ def named_recipes() -> str:
 
 
 @cache
-def measurements() -> dict[str, dict[str, Any]]:
-    """The rows of the optimizers' benchmark by contestant; none where it has not been run."""
-    if not MEASURED.is_file():
+def measurements(name: str = MEASURED) -> dict[str, dict[str, Any]]:
+    """The rows of a file of the optimizers' benchmark by contestant; none where it has not run."""
+    if not (RESULTS / name).is_file():
         return {}
-    record = json.loads(MEASURED.read_text(encoding="utf-8"))
+    record = json.loads((RESULTS / name).read_text(encoding="utf-8"))
     return {row["name"]: row for row in record.get("rows", [])}
 
 
@@ -237,20 +238,29 @@ def measured() -> str:
     return by_name(FIGURES, lambda row, part, key: number(row.get(part, {}).get(key)))
 
 
-def learned() -> str:
+def learned(file: str = MEASURED) -> str:
     """What each learned, as differences to the baseline; the baseline's are means."""
+    asked = {part for row in measurements(file).values() for part in row}
     return by_name(
-        [(f"{head}, to `adamw`", part, key) for head, part, key in LEARNED],
+        [(f"{head}, to `adamw`", part, key) for head, part, key in LEARNED if part in asked],
         lambda row, part, key: difference_of(row, part, key) or mean_of(row, part, key),
+        file,
     )
 
 
+def lived() -> str:
+    """The same over longer lives."""
+    return learned(LIVED)
+
+
 def by_name(
-    figures: Sequence[tuple[str, str, str]], said: Callable[[dict[str, Any], str, str], str]
+    figures: Sequence[tuple[str, str, str]],
+    said: Callable[[dict[str, Any], str, str], str],
+    file: str = MEASURED,
 ) -> str:
     """A row for each contestant of the optimizers' benchmark that any figure is known of."""
     rows = []
-    for name, row in measurements().items():
+    for name, row in measurements(file).items():
         category = "architecture" if row["kind"] == "architecture" else "optimization"
         cells = [said(row, part, key) for _, part, key in figures]
         if any(cells):
@@ -266,10 +276,7 @@ def number(value: float | None) -> str:
 def mean_of(row: dict[str, Any], part: str, key: str) -> str:
     """A mean over seeds, and how many they were."""
     found = row.get(part, {}).get("figures", {}).get(key, {})
-    if found.get("mean") is None:
-        return ""
-    seeds = found["count"]
-    return f"{found['mean']:.3f} ({seeds} seed{'s' if seeds > 1 else ''})"
+    return "" if found.get("mean") is None else f"{found['mean']:.3f}{over(found)}"
 
 
 def difference_of(row: dict[str, Any], part: str, key: str) -> str:
@@ -279,8 +286,13 @@ def difference_of(row: dict[str, Any], part: str, key: str) -> str:
         return ""
     ends = found.get("interval") or {}
     if ends.get("low") is None or ends.get("high") is None:
-        return f"{found['mean']:+.3f}"
-    return f"{found['mean']:+.3f} [{ends['low']:+.3f}, {ends['high']:+.3f}]"
+        return f"{found['mean']:+.3f}{over(found)}"
+    return f"{found['mean']:+.3f} [{ends['low']:+.3f}, {ends['high']:+.3f}]{over(found)}"
+
+
+def over(found: dict[str, Any]) -> str:
+    """How many seeds a mean is over."""
+    return f" ({found['count']} seed{'s' if found['count'] > 1 else ''})"
 
 
 # ---------------------------------------------------------------------------- reference
@@ -380,6 +392,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "commands": commands,
     "errors": errors,
     "learned": learned,
+    "lived": lived,
     "measured": measured,
     "optimizations": optimizations,
     "public_names": public_names,

@@ -153,10 +153,10 @@ def test_measured_figures_stand_on_the_techniques_pages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate = generator()
-    monkeypatch.setattr(generate, "MEASURED", tmp_path / "optimizers.json")
-    assert generate.measured() == generate.learned() == "Not measured yet."
+    monkeypatch.setattr(generate, "RESULTS", tmp_path)
+    assert generate.measured() == generate.lived() == "Not measured yet."
     assert generate.figures_of("lion") == []
-    gap = {"mean": -0.25, "interval": {"low": -0.5, "high": -0.125}}
+    gap = {"mean": -0.25, "count": 3, "interval": {"low": -0.5, "high": -0.125}}
     row = {
         "name": "lion",
         "kind": "optimization",
@@ -168,16 +168,20 @@ def test_measured_figures_stand_on_the_techniques_pages(
             "difference": {"loss": gap},
         },
     }
-    generate.MEASURED.write_text(json.dumps({"rows": [row]}), encoding="utf-8")
+    text = json.dumps({"rows": [row]})
+    for name in (generate.MEASURED, generate.LIVED):
+        (tmp_path / name).write_text(text, encoding="utf-8")
     generate.measurements.cache_clear()
     page = generate.technique_page("optimization", "lion")
     assert "| loss on a book | 4.500 (3 seeds) |" in page
-    assert "| loss on a book, difference to `adamw` | -0.250 [-0.500, -0.125] |" in page
+    assert "| loss on a book, difference to `adamw` | -0.250 [-0.500, -0.125] (3 seeds) |" in page
     assert "| a step against fused AdamW's | 1.23 |" in page
     assert "recall of facts" not in page
     last = generate.measured().splitlines()[-1]
     assert last.startswith("| [lion](../techniques/optimization/lion.md) | 4 |")
-    last = generate.learned().splitlines()[-1]
+    head, _, last = generate.lived().splitlines()
+    # Columns are those of the parts that any contestant was asked.
+    assert head == "| name | loss on a book, to `adamw` |"
     assert last.startswith("| [lion](../techniques/optimization/lion.md) | -0.250 [-0.500,")
     generate.measurements.cache_clear()
 
