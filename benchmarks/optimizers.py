@@ -256,7 +256,7 @@ def learn(found: Page, part: str, job: Job) -> None:
     found.hold(part, {**job.setting, **by, "tune_seed": args.tune_seed})
     at: dict[str, float | None] = {}
     for c in found.chosen:
-        choice = taken(args.rates, part, c) if args.rates else chosen(found, part, job, c)
+        choice = rate_from(args.rates, part, c) if args.rates else choose_rate(found, part, job, c)
         at[c.name] = choice["rate"]
         found.record[part].setdefault("rates", {})[c.name] = choice
         found.write()
@@ -265,7 +265,7 @@ def learn(found: Page, part: str, job: Job) -> None:
             one(found, part, job, c.shortened(), at[c.name], HELD_OUT, seed)
 
 
-def chosen(found: Page, part: str, job: Job, c: Contestant) -> dict[str, Any]:
+def choose_rate(found: Page, part: str, job: Job, c: Contestant) -> dict[str, Any]:
     """The best rate of a grid on the development split, and the grid."""
     scores = tuned(found, part, job, c.shortened())
     return {
@@ -277,7 +277,7 @@ def chosen(found: Page, part: str, job: Job, c: Contestant) -> dict[str, Any]:
     }
 
 
-def taken(path: Path, part: str, c: Contestant) -> dict[str, Any]:
+def rate_from(path: Path, part: str, c: Contestant) -> dict[str, Any]:
     """What another record of the same part chose.
 
     Raises:
