@@ -27,6 +27,8 @@ EngrainError                      exit code 1
 │   ├── DivergedError             the loss is not finite
 │   └── ResumeError               a checkpoint does not belong to this run
 └── GateRefused                   exit code 3: the exam refused the lesson
+
+:class:`EngrainWarning` is no error: what was asked is done, in another way than the words say.
 """
 
 from __future__ import annotations
@@ -34,6 +36,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from typing import Any, ClassVar
+
+
+class EngrainWarning(UserWarning):
+    """A setting can't be taken as it stands; the nearest that can be is taken instead."""
 
 
 class EngrainError(Exception):

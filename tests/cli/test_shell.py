@@ -87,6 +87,23 @@ def test_python_m_engrain() -> None:
     assert done.stdout.startswith("engrain ")
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [([], "warning: rank 9\n"), (["--quiet"], ""), (["--debug"], "warning: rank 9\nFutureWarning")],
+)
+def test_our_warnings_are_one_line_and_those_of_libraries_none(
+    words: list[str], shown: str
+) -> None:
+    code = (
+        "import warnings\nfrom engrain.cli import main\nfrom engrain.errors import EngrainWarning\n"
+        f"try:\n    main(['--version', *{words}])\nexcept SystemExit:\n    pass\n"
+        "warnings.warn('rank 9', EngrainWarning)\nwarnings.warn('soon', FutureWarning)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stderr.replace("<string>:9: ", "").partition(": soon")[0] == shown
+
+
 def test_version_as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     command = [sys.executable, "-m", "engrain", "--version", "--json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)

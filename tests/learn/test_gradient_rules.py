@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from engrain.data.lessons import Lesson, TrainingText, chat
-from engrain.errors import ConfigError
+from engrain.errors import ConfigError, EngrainWarning
 from engrain.learn import registry
 from engrain.learn.divergence import known_texts
 from engrain.learn.fold import fold
@@ -402,6 +402,16 @@ def test_split_is_the_svd_where_squares_lose_their_digits() -> None:
         assert torch.allclose(right.t() @ right, torch.eye(20).double(), atol=1e-6)
         rebuilt = (left * kept["values"].double()) @ right[:, :15].t()
         assert torch.allclose(rebuilt, start.double(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["osft", "sst", "switchlora"])
+def test_a_rank_above_the_smaller_side_is_warned_of(name: str) -> None:
+    rank, few = {"rank": 99}, {"min_steps": 1, "max_steps": 1}
+    with pytest.warns(EngrainWarning, match=f"{name}: rank 99 is above the smaller side of"):
+        if name == "osft":
+            learned(recipe([(name, rank)], **few))
+        else:
+            learned(recipe([], architecture=Choice(name, rank), **few))
 
 
 def test_others_are_trained_frozen_or_held() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from typing import Any
 
 import pytest
 import torch
 
+from engrain.errors import EngrainWarning
 from engrain.learn import blockwise, projected, registry
 from engrain.learn.optimization.frugal import Frugal
 from engrain.learn.optimization.muon import orthogonal
@@ -23,6 +25,12 @@ from tests.learn import projected_references as plain
 
 CONSTANT = {"learning_rate": plain.RATE, "warmup": 0.0, "final_fraction": 1.0, "clip": 0.0}
 SHAPES = [(6, 10), (10, 6), (6, 6)]
+RANKED = [
+    name
+    for name in registry.names("optimization")
+    if issubclass(registry.get("optimization", name), PerParameter)
+    and hasattr(registry.get("optimization", name).Config, "rank")
+]
 
 
 def built(name: str, *shapes: tuple[int, ...], **settings: Any) -> tuple[Any, dict[str, Any]]:
@@ -482,6 +490,19 @@ def test_an_eight_bit_step_by_pieces_is_one_step(monkeypatch: pytest.MonkeyPatch
         # 77 * 61 is no whole number of blocks.
         found.append(path("adamw-8bit", (77, 61)))
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", RANKED)
+def test_a_rank_above_the_smaller_side_is_that_side_and_warned_of(
+    name: str, shape: tuple[int, int]
+) -> None:
+    with pytest.warns(EngrainWarning, match=rf"{name}: rank 40 is .* 1 of 1 matrices, the least 6"):
+        clamped = path(name, shape, rank=40)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = path(name, shape, rank=6)
+    assert all(torch.equal(one, other) for one, other in zip(clamped, expected, strict=True))
 
 
 def test_frugal_is_seeded_by_run_name_and_draw() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.main import get_command
@@ -27,6 +27,7 @@ from engrain.cli import (
 )
 from engrain.cli.command import Commands, wants_json
 from engrain.cli.session import Session, Verb, as_command
+from engrain.errors import EngrainWarning
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -37,6 +38,20 @@ def _version(wanted: bool) -> None:
         version = f'{{"version": "{__version__}"}}' if wants_json(sys.argv) else __version__
         print(version if version.startswith("{") else f"engrain {version}")
         raise typer.Exit
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Our own as one line for a person; others as Python has them."""
+    text = warnings.formatwarning(str(message), category, filename, lineno, line)
+    ours = f"warning: {message}\n"
+    (file or sys.stderr).write(ours if issubclass(category, EngrainWarning) else text)
 
 
 def engrain(
@@ -105,5 +120,8 @@ def main(args: Sequence[str] | None = None) -> Any:
     if "--debug" not in (sys.argv if args is None else args):
         # Notices of libraries to their developers are no business of the person at the terminal.
         warnings.simplefilter("ignore")
+        if "--quiet" not in (sys.argv if args is None else args):
+            warnings.simplefilter("default", EngrainWarning)
+    warnings.showwarning = _show_warning
     command: Any = get_command(app)
     return command.main(args, prog_name="engrain")

@@ -21,12 +21,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from engrain.data.examples import Batch, Example, encode
 from engrain.data.lessons import Lesson, TrainingText
+from engrain.errors import EngrainWarning
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,6 +89,19 @@ def check_kind(name: str, value: Any, default: Any) -> None:
     fits = type(value) is kind or (kind is float and type(value) is int)
     if kind in kinds and not (fits and (kind is not float or math.isfinite(value))):
         raise ValueError(f"{name} is {value!r}, not {kinds[kind]}")
+
+
+def warn_of_rank(name: str, rank: int, shapes: Iterable[Sequence[int]]) -> None:
+    """Warn where a technique's rank is above the smaller side of a matrix, which is taken then."""
+    sides = [min(shape) for shape in shapes if len(shape) == 2]
+    below = [side for side in sides if side < rank]
+    if below:
+        warnings.warn(
+            f"{name}: rank {rank} is above the smaller side of {len(below)} of {len(sides)} "
+            f"matrices, the least {min(below)}; there the side is taken, and nothing is saved.",
+            EngrainWarning,
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from engrain.data.examples import Example
 from engrain.errors import ConfigError, DivergedError
 from engrain.learn.passes import Move, Product, possible
 from engrain.learn.rounding import MODES, keys, round_into
-from engrain.learn.technique import Optimization, Rule, Setting, option
+from engrain.learn.technique import Optimization, Rule, Setting, option, warn_of_rank
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class PerParameter(Optimization):
         self._lost: dict[str, Tensor] = {}
         self._rules: tuple[Rule, ...] = ()
         self._correct = False
+        rank = getattr(self.config, "rank", 0)
+        warn_of_rank(self.name, rank, (item.shape for item in parameters.values()))
 
     def follow(self, rules: Sequence[Rule], setting: Setting) -> None:
         """Take the rules that every step is held to."""

@@ -44,7 +44,14 @@ from torch.nn.functional import linear
 from engrain.learn.architecture.lora import targeted
 from engrain.learn.registry import register
 from engrain.learn.restarts import Extended, decomposed, ease, extend, generator, give_back, shapes
-from engrain.learn.technique import Architecture, Optimization, Setting, meta_parameter, option
+from engrain.learn.technique import (
+    Architecture,
+    Optimization,
+    Setting,
+    meta_parameter,
+    option,
+    warn_of_rank,
+)
 from engrain.learn.update import resettable
 from engrain.model.adapter import Adapter
 
@@ -169,9 +176,9 @@ class Sst(Architecture):
     def attach(self, setting: Setting) -> None:
         """Decompose the targeted maps and draw the first vectors."""
         self._setting, self._model = setting, setting.loaded.model
-        self._layers = extend(
-            self._model, self._targets(setting), lambda _, base: Spectral(base, self.config.rank)
-        )
+        paths = self._targets(setting)
+        warn_of_rank(self.name, self.config.rank, shapes(setting, paths).values())
+        self._layers = extend(self._model, paths, lambda _, base: Spectral(base, self.config.rank))
         for path, layer in self._layers.items():
             layer.draw(self._random(path, 0))
             layer.hold()

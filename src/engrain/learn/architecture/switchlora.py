@@ -50,7 +50,7 @@ from engrain.errors import ConfigError
 from engrain.learn.architecture.lora import PREFIX, Lora, changed, settings_of
 from engrain.learn.registry import register
 from engrain.learn.restarts import Extended, extend, generator, give_back, shapes
-from engrain.learn.technique import Optimization, Setting, meta_parameter, option
+from engrain.learn.technique import Optimization, Setting, meta_parameter, option, warn_of_rank
 from engrain.learn.update import by_vector, resettable
 from engrain.model.adapter import Adapter
 
@@ -232,6 +232,7 @@ class SwitchLora(Lora):
             )
         self._setting, self._model = setting, setting.loaded.model
         self._plans = self._plans_of(setting)
+        warn_of_rank(self.name, self.config.rank, (shape for _, shape in self._plans.values()))
         self._layers = extend(self._model, list(self._plans), self._extended)
 
     def _plans_of(self, setting: Setting) -> dict[str, tuple[Switches, tuple[int, int]]]:

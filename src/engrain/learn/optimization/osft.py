@@ -63,7 +63,7 @@ from engrain.errors import ConfigError
 from engrain.learn.compute import autocast
 from engrain.learn.divergence import known_texts
 from engrain.learn.registry import register
-from engrain.learn.technique import Optimization, Rule, Setting, option
+from engrain.learn.technique import Optimization, Rule, Setting, option, warn_of_rank
 
 FLAT = 1e-4
 """Smallest singular value, as a share of the largest, that squares in fp64 tell well enough."""
@@ -130,6 +130,7 @@ class Osft(Rule):
                 "osft finds no matrix to hold: the recipe trains none of the model's own weights.",
                 remedy="Choose the architecture full.",
             )
+        warn_of_rank(self.name, self.config.rank, (item.shape for item in self._held.values()))
         self._split, self._importance, self._earlier = {}, {}, len(setting.earlier)
 
     def _holds(self, name: str, parameter: Tensor) -> bool:
