@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,11 @@ from engrain.exam.statistics import paired_difference, summarise
 BASELINE = "adamw"
 COLOURS = {"optimization": "#0f766e", "rule": "#d97706", "architecture": "#4f46e5"}
 
+INKS = ("#475569", "#d97706", "#0f766e", "#4f46e5", "#b4235a", "#0284c7", "#65a30d")
+PRICE = ("panel_change_percent", "recall_final")
+
 Row = dict[str, Any]
+Rates = dict[float | None, dict[int, Row]]
 
 
 # ---------------------------------------------------------------------------- figures
@@ -89,12 +94,24 @@ def time_of(record: Mapping[str, Any], name: str) -> Row:
 
 
 def learned(record: Mapping[str, Any], part: str, name: str) -> Row:
-    """Each figure over the seeds, and its difference to the baseline's, seed by seed."""
-    own, base = by_seed(record, part, name), by_seed(record, part, BASELINE)
-    if not own:
+    """What a contestant learned at its rate, and ``beside`` that at others, by rate."""
+
+    def chosen(name: str) -> Row:
+        found: Row = record.get(part, {}).get("rates", {}).get(name, {})
+        return found
+
+    runs, rate = by_rate(record, part, name), chosen(name).get("rate")
+    if rate not in runs:
         return {}
+    base = by_rate(record, part, BASELINE).get(chosen(BASELINE).get("rate"), {})
+    found = {**chosen(name), **over_seeds(runs[rate], {} if name == BASELINE else base)}
+    others = [{"rate": r, **over_seeds(runs[r], base)} for r in sorted(runs.keys() - {rate})]
+    return found | ({"beside": others} if others else {})
+
+
+def over_seeds(own: Mapping[int, Row], base: Mapping[int, Row]) -> Row:
+    """Each figure over the seeds, and its difference to the baseline's, seed by seed."""
     found: Row = {
-        **record[part].get("rates", {}).get(name, {}),
         "seeds": sorted(own),
         "diverged": sorted(seed for seed, run in own.items() if "diverged" in run),
         "figures": {},
@@ -105,7 +122,7 @@ def learned(record: Mapping[str, Any], part: str, name: str) -> Row:
         values = {seed: _figure(run, figure) for seed, run in own.items()}
         found["figures"][figure] = summarise(values.values()).to_dict()
         pairs = [(_figure(base[seed], figure), values[seed]) for seed in own if seed in base]
-        if pairs and name != BASELINE:
+        if pairs:
             gap = paired_difference(*zip(*pairs, strict=True))
             found["difference"][figure] = {
                 "mean": gap.mean if math.isfinite(gap.mean) else None,
@@ -116,12 +133,15 @@ def learned(record: Mapping[str, Any], part: str, name: str) -> Row:
     return found
 
 
-def by_seed(record: Mapping[str, Any], part: str, name: str) -> dict[int, Row]:
-    """The held-out runs of a contestant's newest recipe by seed."""
-    runs = [
-        run for run in _runs(record, part) if run["contestant"] == name and run["split"] == HELD_OUT
-    ]
-    return {run["seed"]: run for run in runs if run["recipe"] == runs[-1]["recipe"]}
+def by_rate(record: Mapping[str, Any], part: str, name: str) -> Rates:
+    """The held-out runs of a contestant by learning rate and seed, each of its newest recipe."""
+    runs = [r for r in _runs(record, part) if (r["contestant"], r["split"]) == (name, HELD_OUT)]
+    newest = {run.get("rate"): run["recipe"] for run in runs}
+    found: Rates = {}
+    for run in runs:
+        if run["recipe"] == newest[run.get("rate")]:
+            found.setdefault(run.get("rate"), {})[run["seed"]] = run
+    return found
 
 
 def verdict(found: Sequence[Row]) -> Row:
@@ -304,6 +324,55 @@ def plot(found: Sequence[Row], path: Path) -> Path:
         # No date in the file: the same data, the same bytes.
         figure.savefig(path, dpi=160, metadata={"Software": None})
     return path
+
+
+def plot_price(found: Sequence[Row], path: Path) -> Path:
+    """What is kept against what it costs: recall by harm, a line through a contestant's rates."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from engrain.exam.plots import FAINT, INK, PAPER, SOFT
+
+    style: Any = {"text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": FAINT}
+    with matplotlib.rc_context({**style, "xtick.color": SOFT, "ytick.color": SOFT}):
+        figure = Figure(figsize=(9.0, 5.6), layout="constrained", facecolor=PAPER)
+        FigureCanvasAgg(figure)
+        axes = figure.subplots()
+        for row, colour in zip(found, itertools.cycle(INKS)):
+            facts = row["facts"]
+            points = sorted([facts, *facts.get("beside", ())], key=lambda one: one["rate"] or 0)
+            line = [[_mean({"facts": one}, "facts", name) for one in points] for name in PRICE]
+            axes.plot(*line, color=colour, lw=1.4)
+            for one, x, y in zip(points, *line, strict=True):
+                own = one is facts
+                across, up = ([[end] for end in _margins(one["figures"][name])] for name in PRICE)
+                axes.errorbar(
+                    x, y, up, across, "o", color=colour, elinewidth=0.8, markersize=7,
+                    markerfacecolor=colour if own else PAPER, label=row["name"] if own else None,
+                )  # fmt: skip
+                if not own:
+                    axes.annotate(
+                        f"{one['rate'] / facts['rate']:.3g} times its rate", (x, y), (7, 6),
+                        textcoords="offset points", fontsize=8, color=SOFT,
+                    )  # fmt: skip
+        axes.set_xlabel("rise of the panel's loss (%)")
+        axes.set_ylabel("recall after the last day")
+        axes.set_title("What is kept, and what it costs", loc="left", fontweight="bold")
+        axes.grid(color=FAINT, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(length=0)
+        axes.legend(frameon=False, loc="lower right")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=160, metadata={"Software": None})
+    return path
+
+
+def _margins(summary: Row) -> tuple[float, float]:
+    """How far the ends of an interval are from its mean; 0 where one seed has none."""
+    mean, ends = summary["mean"], summary["interval"]
+    return tuple(0.0 if ends[e] is None else abs(ends[e] - mean) for e in ("low", "high"))
 
 
 def _state(row: Row) -> float:

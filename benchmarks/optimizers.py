@@ -262,7 +262,10 @@ def learn(found: Page, part: str, job: Job) -> None:
         found.write()
     for seed in range(args.seed, args.seed + args.seeds):
         for c in found.chosen:
-            one(found, part, job, c.shortened(), at[c.name], HELD_OUT, seed)
+            rate = at[c.name]
+            beside = [] if rate is None else [times * rate for times in args.times]
+            for one_of_them in (rate, *beside):
+                one(found, part, job, c.shortened(), one_of_them, HELD_OUT, seed)
 
 
 def choose_rate(found: Page, part: str, job: Job, c: Contestant) -> dict[str, Any]:
@@ -384,6 +387,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--rates", type=Path, metavar="FILE", help="choose none: take those of another record"
     )
+    parser.add_argument(
+        "--times", type=float, nargs="*", default=[], metavar="FACTOR",
+        help="run, beside each learning rate, these multiples of it",
+    )  # fmt: skip
     parser.add_argument("--tune-seed", type=int, default=1000)
     parser.add_argument("--days", type=int, default=10)
     parser.add_argument("--tune-days", type=int, default=3)
@@ -399,6 +406,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--timeout", type=float, default=1800.0, help="seconds of one process")
     parser.add_argument("--models", type=Path, help="keep the random models here")
     parser.add_argument("--plot", type=Path, help="default: beside the JSON")
+    parser.add_argument(
+        "--price", type=Path, metavar="PNG", help="also plot recall against the panel's harm"
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke run on a tiny model")
     args = parser.parse_args()
     args.part = args.part or ([] if args.merge else list(PARTS))
@@ -454,6 +464,9 @@ def main() -> int:
         for part, job in jobs(args, found, Path(place)).items():
             learn(found, part, job)
     plotted = page.plot(found.record["rows"], args.plot or found.target.with_suffix(".png"))
+    if args.price:
+        lived = [row for row in found.record["rows"] if row.get("facts", {}).get("figures")]
+        print(page.plot_price(lived, args.price))
     page.show(found.record)
     print(f"{found.target}\n{plotted}")
     return 1 if _failed(found) else 0

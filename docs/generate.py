@@ -52,6 +52,13 @@ LEARNED = (
     ("loss of the panel after the facts, %", "facts", "panel_change_percent"),
 )
 """What it measures over seeds, with differences to ``adamw``: heading, part, figure."""
+LONGER = (
+    ("recall", "recall_final"),
+    ("right after its lesson", "learning_accuracy"),
+    ("forgetting", "forgetting"),
+    ("loss of the panel, %", "panel_change_percent"),
+)
+"""The same of longer lives: heading, figure."""
 
 MARKER = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 
@@ -238,29 +245,40 @@ def measured() -> str:
     return by_name(FIGURES, lambda row, part, key: number(row.get(part, {}).get(key)))
 
 
-def learned(file: str = MEASURED) -> str:
+def learned() -> str:
     """What each learned, as differences to the baseline; the baseline's are means."""
-    asked = {part for row in measurements(file).values() for part in row}
     return by_name(
-        [(f"{head}, to `adamw`", part, key) for head, part, key in LEARNED if part in asked],
+        [(f"{head}, to `adamw`", part, key) for head, part, key in LEARNED],
         lambda row, part, key: difference_of(row, part, key) or mean_of(row, part, key),
-        file,
     )
 
 
 def lived() -> str:
-    """The same over longer lives."""
-    return learned(LIVED)
+    """What longer lives left, a row for each learning rate: means, and differences to AdamW."""
+    rows = []
+    for name, row in measurements(LIVED).items():
+        facts, category = row.get("facts", {}), row["kind"]
+        link = link_to("architecture" if category == "architecture" else "optimization", name)
+        runs = [one for one in (facts, *facts.get("beside", ())) if one.get("figures")]
+        for one in sorted(runs, key=lambda one: one["rate"] or 0.0):
+            times = "" if one is facts else f", {one['rate'] / facts['rate']:.3g} times its rate"
+            cells = []
+            for _, key in LONGER:
+                gap = one["difference"].get(key, {})
+                said = "" if gap.get("mean") is None else f"; {with_interval(gap)}"
+                cells.append(f"{one['figures'][key]['mean']:.3g}{said}")
+            rows.append((f"{link}{times}", f"{len(one['seeds'])}", *cells))
+    head = ("name", "seeds", *(f"{head}; to `adamw`" for head, _ in LONGER))
+    return table(head, rows) if rows else "Not measured yet."
 
 
 def by_name(
     figures: Sequence[tuple[str, str, str]],
     said: Callable[[dict[str, Any], str, str], str],
-    file: str = MEASURED,
 ) -> str:
     """A row for each contestant of the optimizers' benchmark that any figure is known of."""
     rows = []
-    for name, row in measurements(file).items():
+    for name, row in measurements().items():
         category = "architecture" if row["kind"] == "architecture" else "optimization"
         cells = [said(row, part, key) for _, part, key in figures]
         if any(cells):
@@ -282,12 +300,15 @@ def mean_of(row: dict[str, Any], part: str, key: str) -> str:
 def difference_of(row: dict[str, Any], part: str, key: str) -> str:
     """A mean difference to the baseline, seed by seed, with its 95% interval."""
     found = row.get(part, {}).get("difference", {}).get(key, {})
-    if found.get("mean") is None:
-        return ""
+    return "" if found.get("mean") is None else f"{with_interval(found)}{over(found)}"
+
+
+def with_interval(found: dict[str, Any]) -> str:
+    """A mean difference, and its interval where there is one."""
     ends = found.get("interval") or {}
     if ends.get("low") is None or ends.get("high") is None:
-        return f"{found['mean']:+.3f}{over(found)}"
-    return f"{found['mean']:+.3f} [{ends['low']:+.3f}, {ends['high']:+.3f}]{over(found)}"
+        return f"{found['mean']:+.3f}"
+    return f"{found['mean']:+.3f} [{ends['low']:+.3f}, {ends['high']:+.3f}]"
 
 
 def over(found: dict[str, Any]) -> str:

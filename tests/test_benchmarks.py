@@ -270,6 +270,19 @@ def test_a_quick_page_of_optimizers(
     lived = json.loads(empty.read_text())["facts"]
     assert lived["rates"] == {"sgd": whole["facts"]["rates"]["sgd"]}
     assert {run["split"] for run in lived["runs"]} == {"held-out"}
+    # Other rates stand beside the one that was chosen.
+    price = tmp_path / "price.png"
+    beside = [*longer, "--times", "0.5", "--price", str(price), "--only", "adamw"]
+    monkeypatch.setattr(sys, "argv", ["optimizers", "--quick", *beside])
+    assert optimizers.main() == 0
+    for row in json.loads(empty.read_text())["rows"]:
+        chosen, (half,) = row["facts"]["rate"], row["facts"]["beside"]
+        assert half["rate"] == 0.5 * chosen and half["seeds"] == row["facts"]["seeds"] == [0, 1]
+        assert row["facts"]["difference"].keys() == (
+            set() if row["name"] == "adamw" else half["difference"].keys()
+        )
+        assert half["difference"]["forgetting"]["count"] == 2
+    assert price.read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(sys, "argv", ["optimizers", "--quick", *longer, "--only", "lion"])
     with pytest.raises(UsageError, match="no learning rate of lion"):
         optimizers.main()
@@ -348,6 +361,13 @@ def test_differences_of_optimizers_are_taken_seed_by_seed() -> None:
     assert rows["hft"]["facts"]["seeds"] == [0, 1, 2, 3]
     gap = rows["hft"]["facts"]["difference"]["forgetting"]
     assert gap["mean"] == pytest.approx(-0.1) and gap["interval"]["high"] < 0
+    # A rate that is not the chosen one counts beside it, and against the baseline at its own.
+    record["facts"]["rates"] = {"hft": {"rate": 0.1}, "adamw": {"rate": None}}
+    record["facts"]["runs"] = [*base, *({**run, "rate": 0.1} for run in less), *tuned, *less]
+    faster = page.rows(record, kinds)[1]["facts"]
+    assert faster["seeds"] == [0, 1, 2, 3] and faster["difference"]["forgetting"] == gap
+    (own,) = faster["beside"]
+    assert own["rate"] is None and own["difference"] == faster["difference"]
     assert rows["sgd"]["facts"]["diverged"] == [0] and rows["sgd"]["facts"]["figures"] == {}
     told = page.verdict(list(rows.values()))
     assert told["forget_less_and_recall_no_less"] == ["hft"] and told["recall_less"] == []

@@ -168,9 +168,12 @@ def test_measured_figures_stand_on_the_techniques_pages(
             "difference": {"loss": gap},
         },
     }
-    text = json.dumps({"rows": [row]})
-    for name in (generate.MEASURED, generate.LIVED):
-        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / generate.MEASURED).write_text(json.dumps({"rows": [row]}), encoding="utf-8")
+    figures = {key: {"mean": 0.5, "count": 3} for _, key in generate.LONGER}
+    facts = {"rate": 2e-4, "seeds": [0, 1, 2], "figures": figures, "difference": {}}
+    half = {**facts, "rate": 1e-4, "difference": {"forgetting": gap}}
+    row = {**row, "facts": {**facts, "beside": [half]}}
+    (tmp_path / generate.LIVED).write_text(json.dumps({"rows": [row]}), encoding="utf-8")
     generate.measurements.cache_clear()
     page = generate.technique_page("optimization", "lion")
     assert "| loss on a book | 4.500 (3 seeds) |" in page
@@ -179,10 +182,12 @@ def test_measured_figures_stand_on_the_techniques_pages(
     assert "recall of facts" not in page
     last = generate.measured().splitlines()[-1]
     assert last.startswith("| [lion](../techniques/optimization/lion.md) | 4 |")
-    head, _, last = generate.lived().splitlines()
-    # Columns are those of the parts that any contestant was asked.
-    assert head == "| name | loss on a book, to `adamw` |"
-    assert last.startswith("| [lion](../techniques/optimization/lion.md) | -0.250 [-0.500,")
+    _, _, first, last = generate.lived().splitlines()
+    assert first == (
+        "| [lion](../techniques/optimization/lion.md), 0.5 times its rate | 3 | 0.5 | 0.5 "
+        "| 0.5; -0.250 [-0.500, -0.125] | 0.5 |"
+    )
+    assert last.startswith("| [lion](../techniques/optimization/lion.md) | 3 | 0.5 |")
     generate.measurements.cache_clear()
 
 
