@@ -272,6 +272,19 @@ def lived() -> str:
     return table(head, rows) if rows else "Not measured yet."
 
 
+def lived_to_best() -> str:
+    """Differences to AdamW at the best of its rates over longer lives, where it is another."""
+    rows = []
+    for name, row in measurements(LIVED).items():
+        best = row.get("facts", {}).get("to_best", {}).get("difference", {})
+        if all(best.get(key, {}).get("mean") is not None for _, key in LONGER):
+            link = link_to(
+                "architecture" if row["kind"] == "architecture" else "optimization", name
+            )
+            rows.append((link, *(with_interval(best[key]) for _, key in LONGER)))
+    return table(("name", *(head for head, _ in LONGER)), rows) if rows else "Not measured yet."
+
+
 def by_name(
     figures: Sequence[tuple[str, str, str]],
     said: Callable[[dict[str, Any], str, str], str],
@@ -414,6 +427,7 @@ GENERATORS: dict[str, Callable[[], str]] = {
     "errors": errors,
     "learned": learned,
     "lived": lived,
+    "lived_to_best": lived_to_best,
     "measured": measured,
     "optimizations": optimizations,
     "public_names": public_names,

@@ -334,43 +334,59 @@ def test_a_book_is_left_out_where_there_is_none(
     assert "--books" in json.loads(target.read_text())["book"]["skipped"]
 
 
-def test_differences_of_optimizers_are_taken_seed_by_seed() -> None:
-    def run(name: str, seed: int, forgetting: float, recall: float, recipe: str) -> dict[str, Any]:
-        figures = {"forgetting": forgetting, "recall_final": recall, "learning_accuracy": recall}
-        return {
-            "contestant": name,
-            "seed": seed,
-            "split": "held-out",
-            "recipe": recipe,
-            "figures": figures,
-        }
+def facts_run(
+    name: str, seed: int, forgetting: float, recall: float, recipe: str, rate: float = 0.1
+) -> dict[str, Any]:
+    """A held-out life as the benchmark of optimizers records it."""
+    figures = {"forgetting": forgetting, "recall_final": recall, "learning_accuracy": recall}
+    run = {"contestant": name, "seed": seed, "split": "held-out", "recipe": recipe, "rate": rate}
+    return {**run, "figures": figures}
 
-    base = [run("adamw", s, 0.5 + 0.1 * s, 0.4 + 0.1 * s, "a") for s in range(4)]
-    less = [run("hft", s, 0.4 + 0.1 * s, 0.4 + 0.1 * s + 0.01 * (-1) ** s, "b") for s in range(4)]
-    old = [run("hft", 9, 0.0, 1.0, "an earlier recipe")]
-    tuned = [{**run("hft", 7, 0.0, 1.0, "b"), "split": "development"}]
-    broken = {**run("sgd", 0, 0, 0, "c"), "diverged": "The loss is inf at step 1."}
+
+def facts_page(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Its rows by name, where 0.1 is the rate that was chosen for each."""
+    kinds = {name: ("optimization", "full") for name in ("adamw", "hft", "sgd")}
+    rates = {name: {"rate": 0.1} for name in kinds}
+    return {row["name"]: row for row in page.rows({"facts": {"runs": runs, "rates": rates}}, kinds)}
+
+
+ADAMW = [facts_run("adamw", s, 0.5 + 0.1 * s, 0.4 + 0.1 * s, "a") for s in range(4)]
+HFT = [facts_run("hft", s, 0.4 + 0.1 * s, 0.4 + 0.1 * s + 0.01 * (-1) ** s, "b") for s in range(4)]
+
+
+def test_differences_of_optimizers_are_taken_seed_by_seed() -> None:
+    old = [facts_run("hft", 9, 0.0, 1.0, "an earlier recipe")]
+    tuned = [{**facts_run("hft", 7, 0.0, 1.0, "b"), "split": "development"}]
+    broken = {**facts_run("sgd", 0, 0, 0, "c"), "diverged": "The loss is inf at step 1."}
     del broken["figures"]
-    record = {"facts": {"runs": [*base, *old, *less, *tuned, broken]}}
-    kinds = {
-        "adamw": ("optimization", "full"),
-        "hft": ("rule", "full"),
-        "sgd": ("optimization", ""),
-    }
-    rows = {row["name"]: row for row in page.rows(record, kinds)}
+    rows = facts_page([*ADAMW, *old, *HFT, *tuned, broken])
     assert rows["hft"]["facts"]["seeds"] == [0, 1, 2, 3]
     gap = rows["hft"]["facts"]["difference"]["forgetting"]
     assert gap["mean"] == pytest.approx(-0.1) and gap["interval"]["high"] < 0
-    # A rate that is not the chosen one counts beside it, and against the baseline at its own.
-    record["facts"]["rates"] = {"hft": {"rate": 0.1}, "adamw": {"rate": None}}
-    record["facts"]["runs"] = [*base, *({**run, "rate": 0.1} for run in less), *tuned, *less]
-    faster = page.rows(record, kinds)[1]["facts"]
-    assert faster["seeds"] == [0, 1, 2, 3] and faster["difference"]["forgetting"] == gap
-    (own,) = faster["beside"]
-    assert own["rate"] is None and own["difference"] == faster["difference"]
     assert rows["sgd"]["facts"]["diverged"] == [0] and rows["sgd"]["facts"]["figures"] == {}
     told = page.verdict(list(rows.values()))
     assert told["forget_less_and_recall_no_less"] == ["hft"] and told["recall_less"] == []
+
+
+def test_other_rates_of_an_optimizer_stand_beside_the_chosen_one() -> None:
+    """Each against the baseline at its chosen rate; against the best of its rates stands apart."""
+    faster = [{**run, "rate": 0.3} for run in HFT]
+    rows = facts_page([*ADAMW, *HFT, *faster])
+    (beside,) = rows["hft"]["facts"]["beside"]
+    assert beside["rate"] == 0.3 and beside["seeds"] == [0, 1, 2, 3]
+    assert beside["difference"] == rows["hft"]["facts"]["difference"]
+    # Another rate of the baseline is better: told once it has all seeds.
+    better = [facts_run("adamw", s, 0.2 + 0.1 * s, 0.8, "a", rate=0.05) for s in range(4)]
+    assert "to_best" not in facts_page([*ADAMW, *HFT, *better[:3]])["hft"]["facts"]
+    rows = facts_page([*ADAMW, *HFT, *better])
+    assert rows["adamw"]["facts"]["beside"][0]["difference"]["forgetting"]["mean"] < -0.29
+    assert rows["hft"]["facts"]["difference"]["forgetting"]["mean"] == pytest.approx(-0.1)
+    best = rows["hft"]["facts"]["to_best"]
+    assert best["rate"] == 0.05
+    assert best["difference"]["forgetting"]["mean"] == pytest.approx(0.2)
+    told = page.verdict(list(rows.values()))
+    assert told["forget_less_and_recall_no_less"] == ["hft"]
+    assert told["forget_less_than_best_and_recall_no_less"] == []
 
 
 def test_the_stages_of_a_lesson_add_up() -> None:

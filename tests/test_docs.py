@@ -155,6 +155,7 @@ def test_measured_figures_stand_on_the_techniques_pages(
     generate = generator()
     monkeypatch.setattr(generate, "RESULTS", tmp_path)
     assert generate.measured() == generate.lived() == "Not measured yet."
+    assert generate.lived_to_best() == "Not measured yet."
     assert generate.figures_of("lion") == []
     gap = {"mean": -0.25, "count": 3, "interval": {"low": -0.5, "high": -0.125}}
     row = {
@@ -172,7 +173,8 @@ def test_measured_figures_stand_on_the_techniques_pages(
     figures = {key: {"mean": 0.5, "count": 3} for _, key in generate.LONGER}
     facts = {"rate": 2e-4, "seeds": [0, 1, 2], "figures": figures, "difference": {}}
     half = {**facts, "rate": 1e-4, "difference": {"forgetting": gap}}
-    row = {**row, "facts": {**facts, "beside": [half]}}
+    best = {"rate": 1e-4, "difference": {key: gap for _, key in generate.LONGER}}
+    row = {**row, "facts": {**facts, "beside": [half], "to_best": best}}
     (tmp_path / generate.LIVED).write_text(json.dumps({"rows": [row]}), encoding="utf-8")
     generate.measurements.cache_clear()
     page = generate.technique_page("optimization", "lion")
@@ -188,6 +190,7 @@ def test_measured_figures_stand_on_the_techniques_pages(
         "| 0.5; -0.250 [-0.500, -0.125] | 0.5 |"
     )
     assert last.startswith("| [lion](../techniques/optimization/lion.md) | 3 | 0.5 |")
+    assert generate.lived_to_best().endswith("| -0.250 [-0.500, -0.125] |")
     generate.measurements.cache_clear()
 
 

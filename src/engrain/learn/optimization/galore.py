@@ -15,10 +15,12 @@ matrices are spread over the steps; decay comes first.
 
 Memory: 4 (rank m + 2 rank n) + 4 bytes a matrix (with the projectors dct: 4 rank instead of 4 rank
 m), against AdamW's 8 m n. Time: two products of 2 m n rank operations a step, and the refresh. Use
-it in long runs whose gradients stay near one space. The gradient outside of the space is lost for
-``refresh`` steps, and a batch with fewer tokens than ``rank`` fills the space with arbitrary
-vectors: for short lessons ``fira``, ``frugal`` and ``apollo`` waste less. With the full rank it is
-not AdamW, which is no rule that rotates along.
+it in long runs whose gradients stay near one space, and where earlier lessons should stay: with
+short lessons of facts it forgot less here than AdamW and moved general predictions less. The
+gradient outside of the space is lost for ``refresh`` steps, and a batch with fewer tokens than
+``rank`` fills the space with arbitrary vectors: where a lesson should be learned in as few steps as
+can be, ``fira``, ``frugal`` and ``apollo`` waste less. With the full rank it is not AdamW, which is
+no rule that rotates along.
 
 In the source (pre-training), perplexity on C4 at 60M, 130M, 350M and 1B weights: 34.88, 25.36,
 18.95, 15.64; Adam of full rank 34.06, 25.08, 18.80, 15.56. With both tuned, at 1B, 15.57 against
