@@ -20,7 +20,8 @@ COLOURS = {"optimization": "#0f766e", "rule": "#d97706", "architecture": "#4f46e
 INKS = ("#475569", "#d97706", "#0f766e", "#4f46e5", "#b4235a", "#0284c7", "#65a30d")
 DECIDING = {"facts": ("recall_final", 1), "book": ("loss", -1)}
 """By part the figure by which rates are compared, and whether more of it is better."""
-PRICE = ("panel_change_percent", "recall_final")
+TRADEOFF = ("panel_change_percent", "recall_final")
+"""What is given, and what it is given for."""
 
 Row = dict[str, Any]
 Rates = dict[float | None, dict[int, Row]]
@@ -366,7 +367,7 @@ def plot(found: Sequence[Row], path: Path) -> Path:
     return path
 
 
-def plot_price(found: Sequence[Row], path: Path) -> Path:
+def plot_tradeoff(found: Sequence[Row], path: Path) -> Path:
     """What is kept against what it costs: recall by harm, a line through a contestant's rates."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -382,11 +383,11 @@ def plot_price(found: Sequence[Row], path: Path) -> Path:
         for row, colour in zip(found, itertools.cycle(INKS)):
             facts = row["facts"]
             points = sorted([facts, *facts.get("beside", ())], key=lambda one: one["rate"] or 0)
-            line = [[_mean({"facts": one}, "facts", name) for one in points] for name in PRICE]
+            line = [[_mean({"facts": one}, "facts", name) for one in points] for name in TRADEOFF]
             axes.plot(*line, color=colour, lw=1.4)
             for one, x, y in zip(points, *line, strict=True):
                 own = one is facts
-                across, up = ([[end] for end in _margins(one["figures"][name])] for name in PRICE)
+                across, up = (_margins(one["figures"][name]) for name in TRADEOFF)
                 axes.errorbar(
                     x, y, up, across, "o", color=colour, elinewidth=0.8, markersize=7,
                     markerfacecolor=colour if own else PAPER, label=row["name"] if own else None,
@@ -409,10 +410,11 @@ def plot_price(found: Sequence[Row], path: Path) -> Path:
     return path
 
 
-def _margins(summary: Row) -> tuple[float, float]:
-    """How far the ends of an interval are from its mean; 0 where one seed has none."""
-    mean, ends = summary["mean"], summary["interval"]
-    return tuple(0.0 if ends[e] is None else abs(ends[e] - mean) for e in ("low", "high"))
+def _margins(summary: Row) -> list[list[float]]:
+    """How far the ends of an interval are from its mean, (2, 1); 0 where one seed has none."""
+    mean = summary["mean"]
+    low, high = (mean if end is None else end for end in _interval(summary))
+    return [[mean - low], [high - mean]]
 
 
 def _state(row: Row) -> float:

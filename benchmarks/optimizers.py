@@ -264,8 +264,8 @@ def learn(found: Page, part: str, job: Job) -> None:
         for c in found.chosen:
             rate = at[c.name]
             beside = [] if rate is None else [times * rate for times in args.times]
-            for one_of_them in (rate, *beside):
-                one(found, part, job, c.shortened(), one_of_them, HELD_OUT, seed)
+            for each in (rate, *beside):
+                one(found, part, job, c.shortened(), each, HELD_OUT, seed)
 
 
 def choose_rate(found: Page, part: str, job: Job, c: Contestant) -> dict[str, Any]:
@@ -407,7 +407,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", type=Path, help="keep the random models here")
     parser.add_argument("--plot", type=Path, help="default: beside the JSON")
     parser.add_argument(
-        "--price", type=Path, metavar="PNG", help="also plot recall against the panel's harm"
+        "--tradeoff", type=Path, metavar="PNG", help="also plot recall against the panel's harm"
     )
     parser.add_argument("--quick", action="store_true", help="a smoke run on a tiny model")
     args = parser.parse_args()
@@ -464,9 +464,9 @@ def main() -> int:
         for part, job in jobs(args, found, Path(place)).items():
             learn(found, part, job)
     plotted = page.plot(found.record["rows"], args.plot or found.target.with_suffix(".png"))
-    if args.price:
+    if args.tradeoff:
         lived = [row for row in found.record["rows"] if row.get("facts", {}).get("figures")]
-        print(page.plot_price(lived, args.price))
+        print(page.plot_tradeoff(lived, args.tradeoff))
     page.show(found.record)
     print(f"{found.target}\n{plotted}")
     return 1 if _failed(found) else 0

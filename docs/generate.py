@@ -236,6 +236,10 @@ def figures_of(name: str) -> list[str]:
     for part in ("book", "facts"):
         rate = number(row.get(part, {}).get("rate"))
         cells += [(f"learning rate of the {part}, the best of a grid", rate)]
+    for head, key in LONGER if (longer := measurements(LIVED).get(name)) else ():
+        cells += [(f"sixty facts: {head}", mean_of(longer, "facts", key))]
+        if gap := difference_of(longer, "facts", key):
+            cells += [(f"sixty facts: {head}, difference to `adamw`", gap)]
     said = "Measured by `python -m benchmarks.optimizers` ([how](../../explanation/optimizers.md))."
     return ["## Figures here", said, table(("figure", "value"), [c for c in cells if c[1]])]
 

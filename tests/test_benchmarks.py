@@ -271,8 +271,8 @@ def test_a_quick_page_of_optimizers(
     assert lived["rates"] == {"sgd": whole["facts"]["rates"]["sgd"]}
     assert {run["split"] for run in lived["runs"]} == {"held-out"}
     # Other rates stand beside the one that was chosen.
-    price = tmp_path / "price.png"
-    beside = [*longer, "--times", "0.5", "--price", str(price), "--only", "adamw"]
+    tradeoff = tmp_path / "tradeoff.png"
+    beside = [*longer, "--times", "0.5", "--tradeoff", str(tradeoff), "--only", "adamw"]
     monkeypatch.setattr(sys, "argv", ["optimizers", "--quick", *beside])
     assert optimizers.main() == 0
     for row in json.loads(empty.read_text())["rows"]:
@@ -282,7 +282,7 @@ def test_a_quick_page_of_optimizers(
             set() if row["name"] == "adamw" else half["difference"].keys()
         )
         assert half["difference"]["forgetting"]["count"] == 2
-    assert price.read_bytes().startswith(b"\x89PNG")
+    assert tradeoff.read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(sys, "argv", ["optimizers", "--quick", *longer, "--only", "lion"])
     with pytest.raises(UsageError, match="no learning rate of lion"):
         optimizers.main()

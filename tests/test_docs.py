@@ -182,6 +182,7 @@ def test_measured_figures_stand_on_the_techniques_pages(
     assert "| loss on a book, difference to `adamw` | -0.250 [-0.500, -0.125] (3 seeds) |" in page
     assert "| a step against fused AdamW's | 1.23 |" in page
     assert "recall of facts" not in page
+    assert "| sixty facts: recall | 0.500 (3 seeds) |" in page
     last = generate.measured().splitlines()[-1]
     assert last.startswith("| [lion](../techniques/optimization/lion.md) | 4 |")
     _, _, first, last = generate.lived().splitlines()
