@@ -475,7 +475,7 @@ def share_the_model(source: str) -> None:
     from engrain.model.loading import load_model
 
     loaded = load_model(source)
-    module._load = lambda resolved, source=None: loaded
+    module.load = lambda resolved, source=None: loaded
 
 
 def report(args: Any, cycles: Sequence[Cycle], took: dict[str, Any]) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from typing import Any
 from engrain.data.facts import Attribute, Fact, FactSampler, Verb, told_conversation
 from engrain.data.messages import Conversation
 from engrain.dream.self_study import Study, study
-from engrain.dream.wording import content, owners, stem
 from engrain.exam.probes import holds, says_unknown
+from engrain.study.wording import content, owners, stem
 from training.pocket.halves import HALVES
 
 COVERED = 4

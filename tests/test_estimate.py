@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from engrain.data.messages import Conversation, Message
-from engrain.estimate import Source, Speed, telling_sentences
-from engrain.fit import expected_lesson, stock_texts
 from engrain.learn.recipe import named
+from engrain.lesson.cost import Source, Speed, telling_sentences
+from engrain.lesson.fit import expected_lesson, stock_texts
 
 SPEED = Speed(0.01, 0.3, 5.0, 0.02, 1e-4, 2.0, 0.1)
 TOLD = Conversation(

@@ -12,18 +12,18 @@ from typing import Any
 import psutil
 import pytest
 
-from engrain import fit
 from engrain.data.general import anchors
 from engrain.data.messages import Conversation, Message
 from engrain.errors import DoesNotFitError
 from engrain.exam.panel import load_panel
-from engrain.fit import Memory, expected_lesson, lesson_memory
 from engrain.learn.architecture.full import Full
 from engrain.learn.architecture.lora import Lora
 from engrain.learn.footprint import layer_bytes, training_bytes
 from engrain.learn.learner import Learner
 from engrain.learn.recipe import Choice, Recipe, named
 from engrain.learn.technique import Architecture, Setting
+from engrain.lesson import fit
+from engrain.lesson.fit import Memory, expected_lesson, lesson_memory
 from engrain.model.loading import LoadedModel, assemble, load_model
 from engrain.model.testing import byte_tokenizer, tiny_model
 

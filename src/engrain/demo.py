@@ -21,7 +21,7 @@ from engrain.learn.recipe import named
 from engrain.model.adapter import Adapter
 
 if TYPE_CHECKING:
-    from engrain.pipeline import OnProgress
+    from engrain.lesson.asked import OnProgress
 
 SEED = 7
 """Of the made-up life; any other tells another one."""
@@ -69,7 +69,7 @@ def _tell(
         history = ProbeHistory([day.id for day in stream])
         untaught = ask_all(engine, stream)
         history.add_day(untaught)
-        start = home.pipeline(story.on_progress).origin()
+        start = home.asked.origin()
         before = _share(history, 0, [stream[0].id])
         story.say(_opening(stream[0], home))
         story.say(
@@ -86,7 +86,7 @@ def _tell(
                 f"{outcome.seconds:.0f} s. Of all told so far it recalls {known:.0%}."
             )
         state = home.served.engine.state_digest
-        end = home.pipeline().known_panel(state) or run_panel(engine, panel)
+        end = home.asked.known_panel(state) or run_panel(engine, panel)
         told = [day.id for day in stream]
         after, abstention = _share(history, days, told), history.share(("abstention",))
         change = end.change_percent(start)

@@ -1,40 +1,42 @@
 """One person's home: chat, learn, list, switch off, undo, verify.
 
 A home is a folder: ``config.toml``, ``ledger.db``, ``blobs/``, ``log/`` (every chat, verbatim),
-``jobs/`` (checkpoints of interrupted runs), ``panels/`` and ``noise/`` (measured once), ``lock``.
-The command line mirrors the methods of :class:`Home` one to one.
+``jobs/`` (checkpoints of interrupted runs), ``panels/``, ``noise/`` and ``speed/`` (measured once),
+``lock``. The command line mirrors the methods of :class:`Home` one to one; what they do is in
+:mod:`engrain.lesson`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from engrain.changes import Change, Changes
 from engrain.config import HOME_FILE, Origin, Resolved, home_folder, resolve, to_toml
 from engrain.data.messages import Message
 from engrain.errors import HomeExistsError, HomeNotFoundError
-from engrain.learning import Learning, Source
+from engrain.exam.exam import Exam, run_exam
+from engrain.exam.kept import Kept
+from engrain.exam.noise import NoiseBand
+from engrain.exam.panel import Panel, load_panel
 from engrain.ledger.blobs import BlobStore
 from engrain.ledger.ledger import Ledger
 from engrain.ledger.lock import HomeLock, make_writable, named_errors
 from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State
+from engrain.lesson.asked import Asked, OnProgress
+from engrain.lesson.changes import Change, Changes
+from engrain.lesson.job import Jobs, Source
+from engrain.lesson.served import Served, load
+from engrain.lesson.stages import Outcome, versions
 from engrain.memory.log import ChatLog
-from engrain.pipeline import OnProgress, Outcome, Pipeline, versions
+from engrain.model.engine import Engine
 
 if TYPE_CHECKING:
-    from engrain.data.lessons import Probe
     from engrain.dream.lesson import Preview
-    from engrain.estimate import Estimate
-    from engrain.exam.exam import Exam
-    from engrain.exam.noise import NoiseBand
-    from engrain.exam.panel import Panel
     from engrain.learn.recipe import Recipe
-    from engrain.served import Served
+    from engrain.lesson.cost import Estimate
+    from engrain.model.loading import LoadedModel
 
 POCKET = "pocket"
 LEDGER_FILE = "ledger.db"
@@ -60,6 +62,12 @@ class Home:
         url = self.config.ledger.url or self.path / LEDGER_FILE
         self.ledger = Ledger(url, self.blobs, lock=self.lock, create=create)
         self.log = ChatLog(self.path / "log")
+        self._jobs = Jobs(
+            self.path, self.config, self.ledger, self.lock, self.log, lambda: self.asked
+        )
+        self._changes = Changes(
+            self.ledger, self.lock, lambda: self._folding, lambda: self.asked, self._jobs
+        )
 
     # ------------------------------------------------------------------ beginning and end
     @classmethod
@@ -74,24 +82,22 @@ class Home:
             ModelError: the model can't be used; nothing was made.
         """
         resolved, loaded = cls._prepare(path, overrides)
-        folder = resolved.home
-        make_writable(folder)
+        make_writable(resolved.home)
         home = cls(resolved, create=True)
-        from engrain.learn.fold import fold
-        from engrain.model.digest import tensor_digest
-
-        if not (folder / HOME_FILE).exists():
+        home.loaded = loaded
+        settings = home.path / HOME_FILE
+        if not settings.exists():
             given = {**resolved.flags(), "model.source": loaded.source}
-            with named_errors(folder / HOME_FILE):
-                (folder / HOME_FILE).write_text(to_toml(given), encoding="utf-8")
+            with named_errors(settings):
+                settings.write_text(to_toml(given), encoding="utf-8")
         # Last, since a home exists from here on: what a kill left before it is made again.
+        untaught = home._folding.fold_digest(())
         home.ledger.begin(
             source=loaded.source,
             base_digest=loaded.base_digest,
-            state=tensor_digest(fold(loaded.base_weights(), ())),
+            state=untaught,
             versions=versions(),
         )
-        home.__dict__["loaded"] = loaded
         return home
 
     @classmethod
@@ -100,16 +106,13 @@ class Home:
     ) -> dict[str, str]:
         """What :meth:`create` would make, the model checked; nothing is written."""
         resolved, loaded = cls._prepare(path, overrides)
-        return {
-            "home": str(resolved.home),
-            "model": loaded.source,
-            "base_digest": loaded.base_digest,
-        }
+        home = str(resolved.home)
+        return {"home": home, "model": loaded.source, "base_digest": loaded.base_digest}
 
     @classmethod
     def _prepare(
         cls, path: str | Path | None, overrides: Mapping[str, Any] | None
-    ) -> tuple[Resolved, Any]:
+    ) -> tuple[Resolved, LoadedModel]:
         """Settings and model of a home to be made, if there is room for one."""
         resolved = resolve(home_folder(path), overrides)
         if _begun(resolved):
@@ -120,7 +123,7 @@ class Home:
         source = Path(resolved.config.model.source).expanduser()
         # A relative path would mean another folder as soon as a command runs elsewhere.
         known = resolved.config.model.source == POCKET or not source.is_dir()
-        return resolved, _load(resolved, None if known else str(source.resolve()))
+        return resolved, load(resolved, None if known else str(source.resolve()))
 
     @classmethod
     def open(
@@ -147,32 +150,24 @@ class Home:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     # ------------------------------------------------------------------ the model
     @cached_property
-    def loaded(self) -> Any:
+    def loaded(self) -> LoadedModel:
         """The base model, checked against the digest that the home was made with."""
         source = self.ledger.base().source
         if self.resolved.origins.get("model.source", Origin("default")).kind == "home file":
             # A model folder may have moved; the digest tells whether it is the same model.
             source = self.config.model.source
-        loaded = _load(self.resolved, source=source)
+        loaded = load(self.resolved, source)
         self.ledger.check_base(loaded.base_digest)
         return loaded
 
     @cached_property
     def _folding(self) -> Served:
         """What folds weights, whether or not the state in force can be folded."""
-        from engrain.model.engine import Engine
-        from engrain.served import Served
-
         return Served(self.loaded, Engine(self.loaded), self.ledger)
 
     @cached_property
@@ -189,11 +184,15 @@ class Home:
     @cached_property
     def panel(self) -> Panel:
         """The panel that guards this home's model."""
-        from engrain.exam.panel import load_panel
-
         return load_panel()
 
-    # ------------------------------------------------------------------ chat
+    @property
+    def asked(self) -> Asked:
+        """What exams ask, and what was measured once: panel results and the noise band."""
+        kept = Kept(self.path, self.panel, self.ledger.base().digest)
+        return Asked(self.ledger, self.served, kept)
+
+    # ------------------------------------------------------------------ chat and exam
     def chat(self, messages: Sequence[Message], *, seed: int = 0) -> Iterator[str]:
         """The served model's answer, piece by piece; nothing is looked up."""
         self.served.refresh()
@@ -206,38 +205,34 @@ class Home:
             seed=seed,
         )
 
-    # ------------------------------------------------------------------ learn
-    @property
-    def _learning(self) -> Learning:
-        return Learning(
-            self.path,
-            self.config,
-            self.ledger,
-            self.lock,
-            self.log,
-            self._changes,
-            served=lambda: self.served,
-            panel=lambda: self.panel,
-        )
+    def eval(self) -> Exam:
+        """Run the exam on the served weights: all lessons' probes and the panel.
 
+        Nothing is decided, so no noise band is measured, and a home can be examined that can only
+        be read.
+        """
+        probes, _ = self.asked.questions()
+        return run_exam(self.served.engine, probes, self.panel, state_digest=self.served.refresh())
+
+    # ------------------------------------------------------------------ learn
     def recipe(self, name: str | None = None) -> Recipe:
         """The recipe that a lesson will be learned with.
 
         Raises:
             ConfigError: it can't make one lesson.
         """
-        return self._learning.recipe(name)
+        return self._jobs.recipe(name)
 
     def estimate(self, source: Source, *, recipe: str | None = None) -> Estimate:
         """Seconds and peak memory of a lesson, told before it runs; nothing is refused.
 
         The first asking times the machine, if the lesson fits into its memory.
         """
-        return self._learning.estimate(source, recipe=recipe)
+        return self._jobs.estimate(source, recipe)
 
     def preview(self, source: Source, *, on_progress: OnProgress | None = None) -> Preview:
         """What a lesson would hold, and what was left out and why; nothing is written."""
-        return self._learning.preview(source, on_progress=on_progress)
+        return self._jobs.preview(source, on_progress)
 
     def learn(
         self,
@@ -259,7 +254,7 @@ class Home:
             NothingToLearnError: there is nothing new in it.
             GateRefused: only with ``require``; the served weights are unchanged either way.
         """
-        return self._learning.learn(
+        return self._jobs.learn(
             source, recipe=recipe, on_progress=on_progress, require=require, force=force
         )
 
@@ -282,7 +277,7 @@ class Home:
             DoesNotFitError: it needs more memory than is free, unless with ``force``.
             GateRefused: only with ``require``.
         """
-        return self._learning.relearn(
+        return self._changes.relearn(
             lesson, recipe=recipe, on_progress=on_progress, require=require, force=force
         )
 
@@ -296,17 +291,15 @@ class Home:
             UsageError: it has ended.
             ResumeError: other lessons were accepted or undone since it began.
         """
-        return self._learning.resume(job, on_progress=on_progress, require=require)
-
-    def pipeline(
-        self, on_progress: OnProgress | None = None, *, noise: NoiseBand | None = None
-    ) -> Pipeline:
-        """The stages of a lesson, with this home's model, panel, thresholds and noise band."""
-        return self._learning.pipeline(on_progress, noise=noise)
+        return self._jobs.resume(job, on_progress, require)
 
     def noise(self, on_progress: OnProgress | None = None) -> NoiseBand:
         """The noise band of the panel, measured once for this model, machine and panel."""
-        return self._learning.noise(on_progress)
+        return self.asked.noise(on_progress)
+
+    def jobs(self) -> list[Job]:
+        """All jobs, oldest first."""
+        return self.ledger.list_jobs()
 
     # ------------------------------------------------------------------ lessons
     def lessons(self) -> list[LessonEntry]:
@@ -340,66 +333,13 @@ class Home:
         stays as it was first learned. With ``relearn`` a lesson that is undone already is no
         error: only the later ones are learned again.
         """
-        if not relearn or dry_run:
-            return self._changes.make(lesson, "undone", dry_run)
-        with self.lock.hold("undo a lesson"):
-            change = self._changes.gone(lesson)
-            probes = self._changes.recall_probes()
-            for name in reversed(change.later):
-                self._changes.make(name, "disabled", measured=False)
-            outcomes = []
-            for name in change.later:
-                outcomes.append(self.relearn(name, on_progress=on_progress))
-                if not outcomes[-1].accepted:
-                    self._changes.make(name, "active")
-            return replace(
-                change,
-                state_after=self.state.digest,
-                others=change.others and change.others.now(self.served.engine, probes),
-                relearned=tuple(outcomes),
-            )
-
-    @cached_property
-    def _changes(self) -> Changes:
-        return Changes(self.ledger, self.lock, lambda: self._folding, self._questions)
-
-    def _questions(self) -> Mapping[str, Sequence[Probe]]:
-        """The probes of the lessons in service."""
-        from engrain.exam.noise import NoiseBand
-
-        return self.pipeline(noise=NoiseBand.assumed()).questions(None)[0]
+        if relearn and not dry_run:
+            return self._changes.undo_and_relearn(lesson, on_progress)
+        return self._changes.make(lesson, "undone", dry_run)
 
     def verify(self) -> list[Problem]:
         """Derive every digest again: blobs, lessons, events, and the weights of every state."""
         return self.ledger.verify(self._folding.fold_digest)
-
-    def jobs(self) -> list[Job]:
-        """All jobs, oldest first."""
-        return self.ledger.list_jobs()
-
-    # ------------------------------------------------------------------ exam
-    def eval(self, *, on_progress: OnProgress | None = None) -> Exam:
-        """Run the exam on the served weights: all lessons' probes and the panel."""
-        from engrain.exam.exam import run_exam
-        from engrain.exam.noise import NoiseBand
-
-        # Nothing is decided, so no noise band is measured, and a home can be examined that can
-        # only be read.
-        probes, _ = self.pipeline(on_progress, noise=NoiseBand.assumed()).questions(None)
-        return run_exam(self.served.engine, probes, self.panel, state_digest=self.served.refresh())
-
-
-def _load(resolved: Resolved, source: str | None = None) -> Any:
-    from engrain.model.hardware import set_compute
-    from engrain.model.kernels import set_kernels
-    from engrain.model.loading import load_model
-    from engrain.model.threads import set_threads
-
-    model = resolved.config.model
-    set_threads(model.threads or None)
-    set_compute(model.compute)
-    set_kernels(model.kernels)
-    return load_model(source or model.source, dtype=model.dtype, local_only=model.local_only)
 
 
 def _begun(resolved: Resolved) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from engrain import fit
+from engrain.lesson import fit
 from engrain.model import hardware, peak
 from tests.cli.conftest import OPEN_GATE, QUICK, Run
 
@@ -66,12 +66,12 @@ def test_what_does_not_fit_is_refused_before_it_begins(
 def test_what_does_not_fit_is_not_timed(
     run: Run, home: Path, examples: Path, small_machine: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engrain import estimate
+    from engrain.lesson import cost
 
     def never(*_: Any) -> None:
         raise AssertionError("a piece of what does not fit was run")
 
-    monkeypatch.setattr(estimate, "calibrate", never)
+    monkeypatch.setattr(cost, "calibrate", never)
     settings = (*QUICK, "--set", "batch_size=3")
     told = run("estimate", str(examples), *settings)
     assert told.code == 0

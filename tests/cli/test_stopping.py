@@ -56,10 +56,10 @@ import sys, time
 from dataclasses import replace
 from engrain.cli import main
 from engrain.exam import panel
-from engrain.estimate import Estimate
-from engrain.fit import Memory
+from engrain.lesson.cost import Estimate
+from engrain.lesson.fit import Memory
 from engrain.learn.learner import Learner
-from engrain.learning import Learning
+from engrain.lesson.job import Jobs
 
 def slow(*_, **__):
     print("learning", file=sys.stderr, flush=True)
@@ -69,7 +69,7 @@ whole = panel.load_panel()
 small = replace(whole, texts=whole.texts[:2], choices=(), questions=())
 panel.load_panel = lambda name="default": small
 fits = Memory({"training": {"program": 1}}, 2)
-Learning._estimate = lambda *_: Estimate("quick", {"training": 1.0}, fits)
+Jobs._estimate = lambda *_: Estimate("quick", {"training": 1.0}, fits)
 Learner.run = slow
 main(sys.argv[1:])
 """

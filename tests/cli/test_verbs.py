@@ -119,7 +119,7 @@ def test_learn_examples_then_switch_and_undo(run: Run, home: Path, examples: Pat
 def test_a_middle_lesson_is_undone_and_the_later_learned_again(
     run: Run, home: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from engrain import changes
+    from engrain.lesson import changes
 
     base = run("chat", "--once", "Hi", "--json").json["state"]
     first = run("learn", str(examples), *QUICK, *OPEN_GATE, "--json").json
@@ -358,8 +358,8 @@ def test_common_options_stand_before_or_after_the_verb(
 
 def test_a_dry_run_shows_some_wordings_and_counts_the_others() -> None:
     from engrain.cli.learn import SHOWN, previewed
-    from engrain.estimate import Estimate
-    from engrain.fit import Memory
+    from engrain.lesson.cost import Estimate
+    from engrain.lesson.fit import Memory
 
     asked = [f"What is my boat, {i}?" for i in range(SHOWN + 3)]
     fact = {"value": "Gorla", "said": "My boat is Gorla.", "questions": asked, "held_out": []}

@@ -17,7 +17,7 @@ from engrain.data.facts import (
     Fact,
 )
 from engrain.data.messages import Conversation, Message
-from engrain.dream.wording import content, stem, words
+from engrain.study.wording import content, stem, words
 
 ABOUT = QUESTION_INSTRUCTION_ABOUT.split("{")[0]
 REPHRASE = REPHRASE_INSTRUCTION.split("{")[0]

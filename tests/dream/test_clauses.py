@@ -2,7 +2,7 @@ import pytest
 
 from engrain.dream.clauses import Clause, begins_with_deed, clause_in, clause_told
 from engrain.dream.frames import Parts, parts_of_fact
-from engrain.dream.wording import as_user
+from engrain.study.wording import as_user
 
 
 @pytest.mark.parametrize(

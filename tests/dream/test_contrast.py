@@ -10,8 +10,8 @@ from engrain.dream.frames import Parts
 from engrain.dream.grounding import UserWords
 from engrain.dream.lexicon import Lexicon
 from engrain.dream.reader import Reader
-from engrain.dream.wording import normal
 from engrain.exam.probes import says_unknown
+from engrain.study.wording import normal
 
 from .scripted import FakeTokenizer, Scripted, conversation
 from .test_self_study import TWO

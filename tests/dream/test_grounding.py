@@ -5,7 +5,7 @@ import pytest
 from engrain.data.facts import FactSampler, told_conversation
 from engrain.data.messages import Conversation
 from engrain.dream.grounding import Mention, Sentence, UserWords, split_sentences
-from engrain.dream.wording import key_runs, words
+from engrain.study.wording import key_runs, words
 
 from .scripted import conversation
 

@@ -10,7 +10,7 @@ from engrain.data.facts import Fact, FactSampler
 from engrain.dream.frames import NEUTRAL_FRAMES, Parts, fill
 from engrain.dream.grown import grown_frames
 from engrain.dream.self_study import EFFORTS, study
-from engrain.dream.wording import similarity
+from engrain.study.wording import similarity
 from training.pocket import development
 
 from .scripted import Scripted, conversation

@@ -1,5 +1,4 @@
 import json
-from pathlib import Path
 
 import pytest
 
@@ -7,9 +6,9 @@ from engrain.data.facts import Attribute, Fact, FactSampler, Owner
 from engrain.data.lessons import Lesson, TrainingText, chat
 from engrain.dream import lesson as module
 from engrain.dream.frames import Parts
-from engrain.dream.lesson import make_lesson, read_source
-from engrain.dream.wording import normal
-from engrain.errors import ConversationError, NothingToLearnError
+from engrain.dream.lesson import make_lesson
+from engrain.errors import NothingToLearnError
+from engrain.study.wording import normal
 
 from .scripted import Scripted, conversation
 from .test_self_study import AUNT, CAT, TWO, told
@@ -130,21 +129,6 @@ def test_long_titles_are_shortened() -> None:
     assert len(title) <= module.TITLE_LENGTH and title.endswith("more")
     assert make_lesson(Scripted(), [conversation("Hello there!", "Hi.")]).title == "Hello there!"
     assert make_lesson(Scripted(TWO), [TALK], title="Mine").lesson.title == "Mine"
-
-
-def test_sources(tmp_path: Path) -> None:
-    path = tmp_path / "talk.json"
-    path.write_text(json.dumps({"messages": TALK.to_list()}))
-    assert read_source(path) == ([TALK], [])
-    path = tmp_path / "talks.jsonl"
-    path.write_text("\n".join(json.dumps({"messages": TALK.to_list()}) for _ in range(2)))
-    assert read_source(path) == ([TALK, TALK], [])
-    path.write_text(json.dumps({"prompt": "a?", "completion": "b"}))
-    conversations, examples = read_source(path)
-    assert conversations == [] and examples[0].kind == "explicit"
-    path.write_text(json.dumps({"messages": TALK.to_list()}) + "\n{}")
-    with pytest.raises(ConversationError, match="talks.jsonl:2"):
-        read_source(path)
 
 
 def test_owner_without_name_is_the_user() -> None:

@@ -3,7 +3,7 @@ from typing import Any
 from engrain.dream import checks, lexicon
 from engrain.dream.lexicon import Lexicon
 from engrain.dream.self_study import study
-from engrain.dream.wording import topic
+from engrain.study.wording import topic
 
 from .scripted import ABOUT, FakeTokenizer, Scripted, conversation
 from .test_self_study import TWO

@@ -15,9 +15,9 @@ from engrain.dream.gathered import NEAR_DUPLICATE, TOO_VAGUE, GatheredFact, choo
 from engrain.dream.grounding import Mention, Sentence
 from engrain.dream.reader import Reader
 from engrain.dream.self_study import EFFORTS, STAGES, SUPERSEDED, Study, study
-from engrain.dream.wording import normal, similarity
 from engrain.errors import UnknownNameError
 from engrain.exam.probes import passes
+from engrain.study.wording import normal, similarity
 
 from .scripted import ABOUT, Scripted, conversation
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from engrain import estimate
 from engrain import home as module
 from engrain.home import Home
+from engrain.lesson import cost
 from engrain.model.threads import set_threads
 from tests.home.home_tools import examples_file, new_home, open_home, save_model
 
@@ -31,14 +31,14 @@ def _load_once(resolved: Any, source: str | None = None) -> Any:
     return _loaded[name]
 
 
-_really_load = module._load
+_really_load = module.load
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """One load of a model a session, and no timing of the machine."""
-    monkeypatch.setattr(module, "_load", _load_once)
-    monkeypatch.setattr(estimate, "calibrate", lambda *_: estimate.Speed(1e-4, 1e-3, 1e-3))
+    monkeypatch.setattr(module, "load", _load_once)
+    monkeypatch.setattr(cost, "calibrate", lambda *_: cost.Speed(1e-4, 1e-3, 1e-3))
 
 
 @pytest.fixture(scope="session")
@@ -58,8 +58,8 @@ def taught_folder(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path
     """A home with three lessons."""
     folder = tmp_path_factory.mktemp("taught")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_load", _load_once)
-        patch.setattr(estimate, "calibrate", lambda *_: estimate.Speed(1e-4, 1e-3, 1e-3))
+        patch.setattr(module, "load", _load_once)
+        patch.setattr(cost, "calibrate", lambda *_: cost.Speed(1e-4, 1e-3, 1e-3))
         with new_home(folder / "home", model) as home:
             for number in (1, 2, 3):
                 assert home.learn(examples_file(folder, number)).accepted

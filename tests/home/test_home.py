@@ -18,8 +18,6 @@ from typing import Any
 
 import pytest
 
-from engrain import changes as changing
-from engrain import pipeline as stages
 from engrain.data.lessons import Lesson, Probe, TrainingText, chat
 from engrain.data.messages import Message
 from engrain.dream import lesson as dreaming
@@ -48,6 +46,9 @@ from engrain.exam.probes import RECALL_KINDS
 from engrain.home import Home
 from engrain.learn.checkpoint import Checkpoint
 from engrain.ledger import Ledger
+from engrain.lesson import asked as asking
+from engrain.lesson import changes as changing
+from engrain.lesson import stages
 from engrain.memory.log import ChatLog
 from tests.home.home_tools import (
     SETTINGS,
@@ -223,7 +224,7 @@ def test_a_correction_supersedes_the_old_questions(
     newer = replace(
         old, id="newer", texts=tuple(replace(t, group="thing: Other") for t in old.facts())
     )
-    chosen, superseded = taught.pipeline().questions(newer)
+    chosen, superseded = taught.asked.questions(newer)
     assert superseded == ["p1"] and chosen[old.id] == ()
     assert set(chosen) == {*taught.state.lessons, "newer"}
 
@@ -399,7 +400,7 @@ def test_what_the_gate_refuses_to_learn_again_stays_as_it_was(
 ) -> None:
     first, second, third = ids(taught)
     refused = Decision("quarantined", ["It was not learned."], [], {})
-    monkeypatch.setattr(stages.Pipeline, "_decided", lambda *_: refused)
+    monkeypatch.setattr(stages.Stages, "_decided", lambda *_: refused)
     change = taught.undo(second, relearn=True)
     assert [outcome.accepted for outcome in change.relearned] == [False]
     assert taught.state.lessons == (first, third)
@@ -415,7 +416,7 @@ def test_learning_again_that_is_stopped_loses_nothing(
         raise StoppedError
 
     with monkeypatch.context() as patch, pytest.raises(StoppedError):
-        patch.setattr(stages.Pipeline, "_decided", stopped)
+        patch.setattr(stages.Stages, "_decided", stopped)
         taught.undo(first, relearn=True)
     assert [entry.status for entry in taught.lessons()] == ["undone", "disabled", "disabled"]
     resumed = taught.resume("last")
@@ -931,12 +932,11 @@ def test_the_best_recall_so_far(taught: Home, monkeypatch: pytest.MonkeyPatch) -
 
         return Known()
 
-    monkeypatch.setattr(stages.Exam, "from_dict", exam)
-    pipeline = taught.pipeline()
-    assert pipeline.peaks() == {first: 1.0, second: 1.0, third: 0.0}
+    monkeypatch.setattr(asking.Exam, "from_dict", exam)
+    assert taught.asked.peaks() == {first: 1.0, second: 1.0, third: 0.0}
     taught.disable(third)
     # The state with it was in force: what was known then counts, but of active lessons only.
-    assert pipeline.peaks() == {first: 1.0, second: 1.0}
+    assert taught.asked.peaks() == {first: 1.0, second: 1.0}
 
 
 # ---------------------------------------------------------------------------- measured once
@@ -956,8 +956,8 @@ def test_noise_and_panels_are_measured_once(
         raise AssertionError("the noise band was measured twice")
 
     monkeypatch.setattr(exams, "run_panel", counted)
-    monkeypatch.setattr(stages, "run_panel", counted)
-    monkeypatch.setattr(stages, "measure_noise", never)
+    monkeypatch.setattr(asking, "run_panel", counted)
+    monkeypatch.setattr(asking, "measure_noise", never)
     outcome = taught.learn(examples_file(tmp_path, 4))
     # Before: known from the lesson before it. So only the candidate is examined.
     assert runs == [outcome.state_after]
@@ -970,8 +970,8 @@ def test_noise_and_panels_are_measured_once(
         path.write_text("{")
     origin = taught.ledger.history()[0].digest
     runs.clear()
-    assert taught.pipeline().origin().digest == taught.panel.digest
-    assert taught.pipeline().origin().digest == taught.panel.digest
+    assert taught.asked.origin().digest == taught.panel.digest
+    assert taught.asked.origin().digest == taught.panel.digest
     assert runs == [origin] and live_digest(taught) == taught.state.digest
 
 

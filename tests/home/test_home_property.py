@@ -28,7 +28,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from engrain import pipeline as stages
 from engrain.data.lessons import Lesson, TrainingText, canonical_digest, chat
 from engrain.dream import lesson as dreaming
 from engrain.errors import ResumeError, UsageError
@@ -38,9 +37,10 @@ from engrain.exam.noise import NoiseBand
 from engrain.exam.panel import PanelResult
 from engrain.home import Home
 from engrain.learn.learner import LearnResult
-from engrain.learning import Learning
 from engrain.ledger import Ledger
 from engrain.ledger.records import TRANSITIONS, Status
+from engrain.lesson import asked, stages
+from engrain.lesson.asked import Asked
 from engrain.model.adapter import Adapter
 from tests.home.home_tools import conversation, folded, live_digest, new_home, open_home
 
@@ -249,9 +249,9 @@ def test_random_lives(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decided = Decision("accepted", ["Decided by the test."], [], "")
     monkeypatch.setattr(stages, "Learner", DrawnLearner)
     monkeypatch.setattr(stages, "run_exam", no_questions)
-    monkeypatch.setattr(stages, "run_panel", lambda *_, **__: NONE)
+    monkeypatch.setattr(asked, "run_panel", lambda *_, **__: NONE)
     monkeypatch.setattr(stages, "decide", lambda *_, **__: replace(decided, verdict=Life.verdict))
-    monkeypatch.setattr(Learning, "noise", lambda *_: NoiseBand.assumed())
+    monkeypatch.setattr(Asked, "noise", lambda *_: NoiseBand.assumed())
     monkeypatch.setattr(dreaming, "make_lesson", told)
     Life.model = model
     run_state_machine_as_test(

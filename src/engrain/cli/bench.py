@@ -122,11 +122,11 @@ def _run(
     from engrain.bench.record import merge, one_setting, read_runs, report
     from engrain.data.streams import stream_digest
     from engrain.exam.panel import load_panel
+    from engrain.lesson.stages import versions
     from engrain.model.hardware import set_compute
     from engrain.model.kernels import set_kernels
     from engrain.model.loading import load_model
     from engrain.model.threads import machine_fingerprint, set_threads
-    from engrain.pipeline import versions
 
     set_threads(config.model.threads or None)
     set_compute(config.model.compute)

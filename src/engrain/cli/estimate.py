@@ -10,7 +10,7 @@ from engrain.cli.learn import cost
 from engrain.cli.session import Answer, Session, Settings, overrides, verb
 
 if TYPE_CHECKING:
-    from engrain.estimate import Estimate
+    from engrain.lesson.cost import Estimate
 
 EXAMPLES = """
 engrain estimate conversation.json

@@ -15,8 +15,8 @@ def eval_(session: Session) -> Answer:
     from engrain.exam.report import exam_sheets
 
     home = session.home()
-    with session.progress("Examining") as on_progress:
-        exam = home.eval(on_progress=on_progress)
+    with session.progress("Examining"):
+        exam = home.eval()
     return Answer(
         {**exam.to_dict(), "scores": exam.scores(), "digest": exam.digest},
         tables(*exam_sheets(exam)),

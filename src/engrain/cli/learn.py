@@ -19,8 +19,8 @@ from engrain.cli.session import (
 
 if TYPE_CHECKING:
     from engrain.dream.lesson import Preview
-    from engrain.estimate import Estimate
-    from engrain.pipeline import Outcome
+    from engrain.lesson.cost import Estimate
+    from engrain.lesson.stages import Outcome
 
 EXAMPLES = """
 engrain learn conversation.json

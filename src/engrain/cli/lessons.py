@@ -13,9 +13,9 @@ from engrain.cli.learn import REFUSED, sentence
 from engrain.cli.session import Answer, DryRun, Session, count, resumable, verb
 
 if TYPE_CHECKING:
-    from engrain.changes import Change
     from engrain.home import Home
     from engrain.ledger.records import LessonEntry, LessonRecord
+    from engrain.lesson.changes import Change
 
 Lesson = Annotated[
     str, typer.Argument(metavar="LESSON", help="An id, the beginning of one, or 'last'.")

@@ -15,7 +15,7 @@ from rich.table import Column
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from engrain.pipeline import OnProgress
+    from engrain.lesson.asked import OnProgress
 
 WORDS: Mapping[str, tuple[str, str]] = {
     "noise": ("noise", "noise band, once"),

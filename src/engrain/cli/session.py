@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from engrain.home import Home
-    from engrain.pipeline import OnProgress
+    from engrain.lesson.asked import OnProgress
 
 HomeOption = Annotated[
     Path | None,

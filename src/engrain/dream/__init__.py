@@ -1,1 +1,1 @@
-"""From a conversation to a lesson: curation, self-study, explicit examples, scoring."""
+"""From a conversation to a lesson: self-study, contrast, scoring."""

@@ -19,7 +19,7 @@ from engrain.dream.clauses import clauses_of
 from engrain.dream.frames import lowered, parts_of
 from engrain.dream.grounding import Sentence, UserWords
 from engrain.dream.reader import LIST_TOKENS, QUESTION_TOKENS, Reader
-from engrain.dream.wording import question_lines, tidy
+from engrain.study.wording import question_lines, tidy
 
 USER_OPENERS = ("What is", "Who is", "Where", "When", "Do you remember", "What")
 """Beginnings that the model goes on with in the second round."""

@@ -15,8 +15,8 @@ from engrain.dream.frames import parts_of
 from engrain.dream.grounding import Mention, Sentence, UserWords
 from engrain.dream.lexicon import GARBLED, STRAYED, Lexicon
 from engrain.dream.reader import Reader
-from engrain.dream.wording import holds, key_runs, normal, question_fault, topic, words
 from engrain.exam.probes import says_unknown
+from engrain.study.wording import holds, key_runs, normal, question_fault, topic, words
 
 CONSISTENCY_TEMPERATURE = 0.7
 

@@ -26,13 +26,13 @@ from engrain.dream.grounding import UserWords
 from engrain.dream.lexicon import Lexicon
 from engrain.dream.neighbours import beside, beside_clause, neighbours
 from engrain.dream.reader import Reader
-from engrain.dream.wording import (
+from engrain.exam.probes import says_unknown
+from engrain.study.wording import (
     holds,
     key_runs,
     normal,
     question_fault,
 )
-from engrain.exam.probes import says_unknown
 
 SURPLUS = 2
 """Proposals per wanted contrast: some are refused."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, Probe, TrainingText
-from engrain.dream.wording import owners, topic
 from engrain.exam.probes import holds
+from engrain.study.wording import owners, topic
 
 Asked = tuple[frozenset[str], frozenset[str]]
 """What a question asks for, whatever its wording: its topic and its owners."""

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from engrain.dream.clauses import Clause, clause_in, clause_told
-from engrain.dream.wording import FUNCTION_WORDS, NAME, as_user, content
+from engrain.study.wording import FUNCTION_WORDS, NAME, as_user, content
 
 NEUTRAL_FRAMES = (
     "{Q}?",

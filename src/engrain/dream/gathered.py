@@ -20,7 +20,7 @@ from engrain.dream.frames import (
 )
 from engrain.dream.grown import grown_frames
 from engrain.dream.reader import QUESTION_TOKENS, Reader
-from engrain.dream.wording import content, owners, similarity, stem, tidy, topic
+from engrain.study.wording import content, owners, similarity, stem, tidy, topic
 
 NEAR_DUPLICATE = 0.92
 """Similarity from which two wordings of a fact count as one."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engrain.data.messages import Conversation
-from engrain.dream.wording import (
+from engrain.study.wording import (
     FUNCTION_WORDS,
     NAME,
     Token,

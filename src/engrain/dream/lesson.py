@@ -4,26 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from engrain.data.lessons import Lesson, Probe, TrainingText
-from engrain.data.messages import Conversation, read_records
-from engrain.dream.curation import Curated, curate
+from engrain.data.messages import Conversation
 from engrain.dream.earlier import EarlierFacts, still_untold
-from engrain.dream.explicit import (
-    LeftOut,
-    are_examples,
-    curate_examples,
-    hold_out_examples,
-    take_examples,
-)
 from engrain.dream.reader import StudyEngine
 from engrain.dream.scoring import WORTH_LEARNING, Signal, training_signal
-from engrain.dream.secrets import masked
 from engrain.dream.self_study import Progress, StudiedFact, Study, study
-from engrain.dream.wording import jaccard, normal
 from engrain.errors import NothingToLearnError
+from engrain.study.curation import Curated, curate
+from engrain.study.explicit import (
+    LeftOut,
+    curate_examples,
+    hold_out_examples,
+)
+from engrain.study.secrets import masked
+from engrain.study.wording import jaccard, normal
 
 TITLE_LENGTH = 60
 SAME_THING = 0.7
@@ -129,21 +126,6 @@ class _Part:
     curated: Curated
     study: Study
     signals: dict[str, Signal] = field(default_factory=dict)
-
-
-def read_source(path: Path) -> tuple[list[Conversation], list[TrainingText]]:
-    """Read a file as conversations, or as examples where it holds such.
-
-    Raises:
-        ConversationError: with file and line: unreadable, empty, not JSON, or of a wrong shape.
-    """
-    records = list(read_records(path))
-    if are_examples([record for _, record in records]):
-        return [], take_examples(records)
-    return [
-        Conversation.from_messages(record.get("messages", ()), source=where)
-        for where, record in records
-    ], []
 
 
 def make_lesson(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engrain.data.messages import Conversation
-from engrain.dream.wording import ASKING_WORDS, FUNCTION_WORDS, stem, words
+from engrain.study.wording import ASKING_WORDS, FUNCTION_WORDS, stem, words
 
 _COMMON = ("would", "there", "which", "about", "where", "their", "please", "know")
 """Words that any tokenizer with a vocabulary of words holds whole."""

@@ -6,7 +6,7 @@ wordings, of which one or two are held out as probes. The target is the answer g
 conversation, the input comes *without* it: prompt distillation, where teacher and student are the
 same model.
 
-The conversation is expected to be curated (:mod:`engrain.dream.curation`).
+The conversation is expected to be curated (:mod:`engrain.study.curation`).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from engrain.dream.gathered import (
 )
 from engrain.dream.grounding import Sentence, UserWords
 from engrain.dream.reader import Reader, StudyEngine, in_context
-from engrain.dream.wording import find_run, jaccard
 from engrain.errors import UnknownNameError
+from engrain.study.wording import find_run, jaccard
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, its number from 1, and the number of stages."""

@@ -1,11 +1,8 @@
-import doctest
-import importlib
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engrain.dream.wording import (
+from engrain.study.wording import (
     as_user,
     find_run,
     jaccard,
@@ -19,17 +16,6 @@ from engrain.dream.wording import (
     tidy,
     topic,
 )
-
-MODULES = (
-    "asking checks contrast curation earlier explicit frames grounding lesson reader scoring "
-    "secrets self_study wording"
-)
-
-
-@pytest.mark.parametrize("name", MODULES.split())
-def test_examples_in_docstrings(name: str) -> None:
-    module = importlib.import_module(f"engrain.dream.{name}")
-    assert doctest.testmod(module).failed == 0
 
 
 def test_lists_are_taken_apart() -> None:

@@ -15,13 +15,14 @@ import hashlib
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engrain.data.lessons import Probe, ProbeKind, TrainingText, canonical_digest, chat
-from engrain.data.messages import Conversation
-from engrain.dream.secrets import find_secrets, masked
-from engrain.dream.wording import find_run, key_runs, normal, tokens, words
+from engrain.data.messages import Conversation, read_records
 from engrain.errors import ConversationError
+from engrain.study.secrets import find_secrets, masked
+from engrain.study.wording import find_run, key_runs, normal, tokens, words
 
 HOLD_OUT = 0.15
 """Share of the examples kept as probes."""
@@ -49,6 +50,21 @@ class LeftOut:
     def to_dict(self) -> dict[str, str]:
         """The entry as JSON-ready values."""
         return {"where": self.where, "reason": self.reason, "excerpt": self.excerpt}
+
+
+def read_source(path: Path) -> tuple[list[Conversation], list[TrainingText]]:
+    """Read a file as conversations, or as examples where it holds such.
+
+    Raises:
+        ConversationError: with file and line: unreadable, empty, not JSON, or of a wrong shape.
+    """
+    records = list(read_records(path))
+    if are_examples([record for _, record in records]):
+        return [], take_examples(records)
+    return [
+        Conversation.from_messages(record.get("messages", ()), source=where)
+        for where, record in records
+    ], []
 
 
 def take_examples(records: Iterable[tuple[str, Mapping[str, Any]]]) -> list[TrainingText]:

@@ -3,16 +3,14 @@
 A short calibration times the parts of a lesson on this machine with this model and recipe:
 questions with and without a conversation in view, training steps, a piece of the panel, the folding
 of weights. A lesson is then priced from the sentences that the user said. Every finished lesson
-corrects the price by what it really took. Memory comes from a formula (:mod:`engrain.fit`).
+corrects the price by what it really took. Memory comes from a formula (:mod:`engrain.lesson.fit`).
 """
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,16 +21,18 @@ from engrain.data.lessons import Lesson, TrainingText, canonical_digest
 from engrain.data.messages import Conversation, Message
 from engrain.dream.reader import ANSWER_TOKENS, in_context
 from engrain.dream.self_study import EFFORTS
+from engrain.exam.kept import keep_measured, read_measured
 from engrain.exam.panel import run_panel
-from engrain.fit import STOCK, Memory, expected_lesson, lesson_memory, stock_texts
 from engrain.learn.learner import Learner
+from engrain.lesson.asked import EARLIER_PROBES
+from engrain.lesson.fit import STOCK, Memory, expected_lesson, lesson_memory, stock_texts
 from engrain.model.threads import machine_digest
 
 if TYPE_CHECKING:
     from engrain.exam.panel import Panel
     from engrain.learn.recipe import Recipe
+    from engrain.lesson.served import Served
     from engrain.model.adapter import Adapter
-    from engrain.served import Served
 
 FACTS_PER_SENTENCE = 0.75
 """Facts that self-study finds in a telling sentence (measured on made-up lives, pocket)."""
@@ -43,8 +43,6 @@ READ_PER_SENTENCE = 2.0
 PYTHON_SECONDS = 0.005
 """Checking of one answer, outside of the model."""
 PROBES_PER_SENTENCE = 1.6
-EARLIER_PROBES = 60
-"""Most probes of earlier lessons in one exam, so that an exam costs the same on day 30."""
 STEPS = 6
 """Training steps that are timed."""
 READ_TOKENS = 48
@@ -260,7 +258,7 @@ class Prices:
             if not memory.fits and not force:
                 return Estimate(self.recipe.name, {}, memory)
             speed = calibrate(served, self.recipe, self.panel, source)
-            store_speed(self.path, speed)
+            keep_measured(self.path, asdict(speed))
         parts = speed.parts(self.recipe, source)
         # The panel on the base, and on four copies of it.
         once = 0.0 if self.measured else 5 * speed.panel_seconds
@@ -270,21 +268,12 @@ class Prices:
         """Let a lesson that took ``taken`` seconds correct what is told of the next."""
         speed = load_speed(self.path)
         if speed is not None and told:
-            store_speed(self.path, speed.learned(told, taken))
+            keep_measured(self.path, asdict(speed.learned(told, taken)))
 
 
 def load_speed(path: Path) -> Speed | None:
     """A stored speed; None where there is none, or none that can be read."""
     try:
-        return Speed(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return Speed(**read_measured(path))
+    except TypeError:
         return None
-
-
-def store_speed(path: Path, speed: Speed) -> None:
-    """Keep a speed; where it can't be kept, it is measured again."""
-    temporary = path.with_suffix(".part")
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(asdict(speed)), encoding="utf-8")
-        temporary.replace(path)

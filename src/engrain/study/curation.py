@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engrain.data.messages import Conversation, Message
-from engrain.dream.secrets import EXCERPT_LENGTH, Secret, find_secrets, masked
+from engrain.study.secrets import EXCERPT_LENGTH, Secret, find_secrets, masked
 
 LONG_MESSAGE = 6000
 """Characters above which a message is taken for pasted text."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from engrain.dream.wording import word_set
+from engrain.study.wording import word_set
 
 EXCERPT_LENGTH = 80
 """Longest excerpt in a report, in characters."""

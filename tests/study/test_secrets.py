@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engrain.data.facts import FactSampler
-from engrain.dream.secrets import find_secrets, iban_valid, luhn, masked
+from engrain.study.secrets import find_secrets, iban_valid, luhn, masked
 
 KEY = "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8s9T0"  # letters and digits, no real key
 SECRETS = [

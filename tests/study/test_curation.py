@@ -1,9 +1,12 @@
 import json
 
+from engrain.data.lessons import chat
 from engrain.data.messages import Conversation, Message
-from engrain.dream.curation import LONG_MESSAGE, curate
+from engrain.study.curation import LONG_MESSAGE, curate
 
-from .scripted import conversation
+
+def talk_of(*contents: str) -> Conversation:
+    return Conversation(chat(*contents))
 
 
 def kept(*messages: tuple[str, str]) -> tuple[list[str], list[str]]:
@@ -12,7 +15,7 @@ def kept(*messages: tuple[str, str]) -> tuple[list[str], list[str]]:
 
 
 def test_ordinary_talk_is_untouched() -> None:
-    talk = conversation("My motto is Steady on.", "Noted.", "What is it?", "Steady on.")
+    talk = talk_of("My motto is Steady on.", "Noted.", "What is it?", "Steady on.")
     curated = curate(talk)
     assert curated.conversation == talk
     assert curated.conversation.digest == talk.digest
@@ -38,7 +41,7 @@ def test_secret_takes_its_reply_and_its_echo_with_it() -> None:
 
 
 def test_report_never_shows_the_secret() -> None:
-    talk = conversation("The key is sk-" + "a1" * 16 + " and my card 4111 1111 1111 1111.", "OK")
+    talk = talk_of("The key is sk-" + "a1" * 16 + " and my card 4111 1111 1111 1111.", "OK")
     curated = curate(talk)
     report = json.dumps(curated.to_dict()) + repr(curated) + "".join(map(str, curated.dropped))
     assert "a1a1" not in report and "4111" not in report
@@ -99,7 +102,7 @@ def test_pasted_text_is_left_out_and_long_talk_is_not() -> None:
 
 
 def test_user_flag_is_reported_in_words() -> None:
-    curated = curate(conversation("My password is hunter22.", "ok"))
+    curated = curate(talk_of("My password is hunter22.", "ok"))
     assert str(curated.dropped[0]) == (
         "message 1: it holds a secret: password (My password is [password].)"
     )

@@ -10,19 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from engrain.errors import EngrainError
-from engrain.exam.probes import RECALL_KINDS, ask
-
-if TYPE_CHECKING:
-    from engrain.data.lessons import Probe
-    from engrain.exam.probes import ExamEngine
-    from engrain.ledger.ledger import Ledger
-    from engrain.ledger.lock import HomeLock
-    from engrain.ledger.records import Plan, Status
-    from engrain.pipeline import Outcome
-    from engrain.served import Served
+from engrain.data.lessons import Probe
+from engrain.errors import EngrainError, UsageError
+from engrain.exam.probes import RECALL_KINDS, ExamEngine, ask
+from engrain.learn.recipe import Recipe
+from engrain.ledger.ledger import Ledger
+from engrain.ledger.lock import HomeLock
+from engrain.ledger.records import Plan, Status
+from engrain.lesson.asked import Asked, OnProgress
+from engrain.lesson.job import Jobs
+from engrain.lesson.served import Served
+from engrain.lesson.stages import Outcome
 
 _DOING: Mapping[Status, str] = {"active": "enable", "disabled": "disable", "undone": "undo"}
 
@@ -81,61 +81,96 @@ class Change:
         }
 
 
+@dataclass(frozen=True)
 class Changes:
-    """Takes lessons out of service and brings them back, and asks what the others lose.
+    """Takes lessons out of service, brings them back, and learns them again.
 
-    ``folding`` gives what folds weights, ``questions`` the probes of the lessons in service; both
-    only when they are needed, since a damaged lesson must be taken out without them.
+    ``folding`` gives what folds weights, ``asked`` the probes of the lessons in service; both only
+    when they are needed, since a damaged lesson must be taken out without them.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        lock: HomeLock,
-        folding: Callable[[], Served],
-        questions: Callable[[], Mapping[str, Sequence[Probe]]],
-    ) -> None:
-        self._ledger, self._lock = ledger, lock
-        self._folding, self._questions = folding, questions
+    ledger: Ledger
+    lock: HomeLock
+    folding: Callable[[], Served]
+    asked: Callable[[], Asked]
+    jobs: Jobs
 
     def make(
         self, lesson: str, status: Status, dry_run: bool = False, *, measured: bool = True
     ) -> Change:
         """Change a lesson's status, or with ``dry_run`` say what that would do."""
         doing = f"{_DOING[status]} a lesson"
-        with nullcontext() if dry_run else self._lock.hold(doing):
-            plan = self._ledger.plan(lesson, status)
+        with nullcontext() if dry_run else self.lock.hold(doing):
+            plan = self.ledger.plan(lesson, status)
             later = self._later(plan.lesson)
             others = self._others(plan) if measured and later and status != "active" else None
-            # The weights in force need not fold: a lesson whose file is damaged can be taken out.
-            digest = self._folding().fold_digest(plan.adapters)
-            if not dry_run:
-                self._ledger.apply(plan, digest)
-                self._folding().refresh()
-        entry = self._ledger.get_entry(plan.lesson)
+            served = self.folding()
+            digest = served.fold_digest(plan.adapters) if dry_run else served.apply(plan)
+        entry = self.ledger.get_entry(plan.lesson)
         before = plan.before.digest
         return Change(entry.id, entry.title, entry.status, before, digest, others, later)
 
-    def gone(self, lesson: str) -> Change:
+    def undo_and_relearn(self, lesson: str, on_progress: OnProgress | None = None) -> Change:
+        """Undo a lesson and learn the later ones again, in order, as if it had never been.
+
+        Where the gate refuses one, it stays as it was first learned.
+        """
+        with self.lock.hold("undo a lesson"):
+            change = self._gone(lesson)
+            probes = self._recall_probes()
+            for name in reversed(change.later):
+                self.make(name, "disabled", measured=False)
+            outcomes = []
+            for name in change.later:
+                outcomes.append(self.relearn(name, on_progress=on_progress))
+                if not outcomes[-1].accepted:
+                    self.make(name, "active")
+            return replace(
+                change,
+                state_after=self.ledger.current().digest,
+                others=change.others and change.others.now(self.folding().engine, probes),
+                relearned=tuple(outcomes),
+            )
+
+    def relearn(
+        self,
+        lesson: str,
+        *,
+        recipe: str | None = None,
+        on_progress: OnProgress | None = None,
+        require: bool = False,
+        force: bool = False,
+    ) -> Outcome:
+        """Make a job of a lesson's stored texts and run it."""
+        with self.lock.hold("learn a lesson again"):
+            old = self.ledger.get_lesson(lesson)
+            if old.status == "active":
+                raise UsageError(
+                    f"Lesson {old.id} is in service: the weights hold it.",
+                    remedy=f"Take it out first: engrain lessons disable {old.id}",
+                )
+            jobs = self.jobs
+            chosen = jobs.recipe(recipe) if recipe else Recipe.from_dict(dict(old.recipe))
+            seconds = jobs.seconds(chosen, (), old.lesson.balanced(), force=force)
+            sources = list(old.lesson.sources)
+            job = jobs.begin(chosen, old.seed, seconds, conversations=sources, again=old.id)
+            return jobs.run(job, on_progress, require)
+
+    def _gone(self, lesson: str) -> Change:
         """Undo a lesson, unless it is undone already."""
-        if lesson != "last" and (entry := self._ledger.get_entry(lesson)).status == "undone":
-            served, later = self._folding(), self._later(entry.id)
-            now, probes = served.refresh(), self.recall_probes()
+        if lesson != "last" and (entry := self.ledger.get_entry(lesson)).status == "undone":
+            served, later = self.folding(), self._later(entry.id)
+            now, probes = served.refresh(), self._recall_probes()
             right = passed(served.engine, probes)
             others = Others(len(probes), right, right) if later else None
             return Change(entry.id, entry.title, "undone", now, now, others, later)
         return self.make(lesson, "undone")
 
-    def retire(self, lesson: str) -> None:
-        """Take out for good what was learned again, unless it is out for good already."""
-        if self._ledger.get_entry(lesson).status in ("disabled", "quarantined"):
-            self.make(lesson, "undone", measured=False)
-
-    def recall_probes(self, without: str = "") -> list[Probe]:
+    def _recall_probes(self, without: str = "") -> list[Probe]:
         """The recall probes of the lessons in service, but for one."""
         return [
             probe
-            for lesson, probes in self._questions().items()
+            for lesson, probes in self.asked().questions()[0].items()
             if lesson != without
             for probe in probes
             if probe.kind in RECALL_KINDS
@@ -143,19 +178,19 @@ class Changes:
 
     def _later(self, lesson: str) -> tuple[str, ...]:
         """The lessons in service that were accepted after one, oldest first."""
-        entries = self._ledger.list_lessons()
+        entries = self.ledger.list_lessons()
         after = entries[[entry.id for entry in entries].index(lesson) + 1 :]
         return tuple(entry.id for entry in after if entry.status == "active")
 
     def _others(self, plan: Plan) -> Others | None:
         if plan.lesson not in plan.before.lessons:
             return None
-        served = self._folding()
+        served = self.folding()
         try:
             served.refresh()
         except EngrainError:
             return None
-        probes = self.recall_probes(plan.lesson)
+        probes = self._recall_probes(plan.lesson)
         before = passed(served.engine, probes)
         with served.candidate(*served.fold(plan.adapters)):
             return Others(len(probes), before, passed(served.engine, probes))

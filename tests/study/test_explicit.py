@@ -5,14 +5,15 @@ from typing import Any
 import pytest
 
 from engrain.data.lessons import TrainingText, chat
-from engrain.data.messages import read_records
-from engrain.dream.explicit import (
+from engrain.data.messages import Conversation, read_records
+from engrain.errors import ConversationError
+from engrain.study.explicit import (
     are_examples,
     curate_examples,
     hold_out_examples,
+    read_source,
     take_examples,
 )
-from engrain.errors import ConversationError
 
 PAIR = [{"role": "user", "content": "What is my motto?"}, {"role": "assistant", "content": "Go."}]
 
@@ -21,6 +22,22 @@ def write(folder: Path, *records: Any) -> Path:
     path = folder / "examples.jsonl"
     path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in records))
     return path
+
+
+def test_sources(tmp_path: Path) -> None:
+    talk = Conversation.from_messages(PAIR)
+    path = tmp_path / "talk.json"
+    path.write_text(json.dumps({"messages": talk.to_list()}))
+    assert read_source(path) == ([talk], [])
+    path = tmp_path / "talks.jsonl"
+    path.write_text("\n".join(json.dumps({"messages": talk.to_list()}) for _ in range(2)))
+    assert read_source(path) == ([talk, talk], [])
+    path.write_text(json.dumps({"prompt": "a?", "completion": "b"}))
+    conversations, examples = read_source(path)
+    assert conversations == [] and examples[0].kind == "explicit"
+    path.write_text(json.dumps({"messages": talk.to_list()}) + "\n{}")
+    with pytest.raises(ConversationError, match="talks.jsonl:2"):
+        read_source(path)
 
 
 def test_both_shapes_in_one_file(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""What the exams of a home ask, and what their answers are compared with.
+
+An exam asks the new lesson's probes, a share of those of the lessons before it, and the panel. What
+a later lesson corrects is not asked any more. The answers are compared with the best recall so far,
+with the panel's result on the untaught model, and with the noise of the panel.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+from engrain.data.lessons import Lesson, Probe
+from engrain.exam.exam import Exam
+from engrain.exam.gate import LEARNED_KINDS
+from engrain.exam.kept import Kept
+from engrain.exam.noise import NoiseBand, measure_noise
+from engrain.exam.panel import PanelResult, run_panel
+from engrain.ledger.ledger import Ledger
+from engrain.ledger.records import Status
+from engrain.lesson.served import Served
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with (stage, done, in all) while a stage runs."""
+
+EARLIER_PROBES = 60
+"""Most probes of earlier lessons in one exam, so that an exam costs the same on day 30."""
+
+WERE_SERVED: tuple[Status, ...] = ("active", "disabled", "undone")
+"""Statuses of lessons whose exam afterwards was made on a state that was in force."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The exams of one home: its lessons' probes, its panel, and what was measured before."""
+
+    ledger: Ledger
+    served: Served
+    kept: Kept
+
+    def lessons(self) -> list[Lesson]:
+        """The lessons that are served, in the order in which they were accepted."""
+        return [self.ledger.lesson(name) for name in self.ledger.current().lessons]
+
+    def questions(
+        self, lesson: Lesson | None = None
+    ) -> tuple[dict[str, tuple[Probe, ...]], list[str]]:
+        """Probes by lesson for an exam, and the ids of those that the lesson corrects.
+
+        Earlier lessons share ``EARLIER_PROBES`` evenly; which of theirs are asked changes from
+        lesson to lesson, so that all have their turn.
+        """
+        earlier = self.lessons()
+        share = max(1, EARLIER_PROBES // max(1, len(earlier)))
+        chosen: dict[str, tuple[Probe, ...]] = {}
+        superseded: list[str] = []
+        for position, old in enumerate(earlier):
+            newer = [*earlier[position + 1 :], *([lesson] if lesson else [])]
+            wrong = {p.id for p in old.probes if any(corrects(n, old, p) for n in newer)}
+            superseded += sorted(wrong)
+            valid = [probe for probe in old.probes if probe.id not in wrong]
+            turn = random.Random(f"{lesson.id if lesson else ''}:{old.id}")
+            kept = valid if len(valid) <= share else turn.sample(valid, share)
+            chosen[old.id] = tuple(sorted(kept, key=lambda probe: probe.id))
+        if lesson is not None:
+            chosen[lesson.id] = lesson.probes
+        return chosen, superseded
+
+    def peaks(self, superseded: Collection[str] = ()) -> dict[str, float]:
+        """Each active lesson's best recall in the exams of the states that were in force."""
+        active = set(self.ledger.current().lessons)
+        best: dict[str, float] = {}
+        for entry in self.ledger.list_lessons():
+            if entry.status not in WERE_SERVED:
+                continue
+            exam = Exam.from_dict(json.loads(self.ledger.blobs.get(entry.exam_after)))
+            for lesson in active & set(exam.results):
+                found = exam.outcomes(lesson, kinds=LEARNED_KINDS, ignore=superseded)
+                if found:
+                    share = sum(found.values()) / len(found)
+                    best[lesson] = max(share, best.get(lesson, 0.0))
+        return best
+
+    def known_panel(self, state: str) -> PanelResult | None:
+        """The panel's result on a state, if it was run before."""
+        if known := self.kept.result(state):
+            return known
+        for entry in reversed(self.ledger.list_lessons()):
+            if entry.state == state and entry.status in WERE_SERVED:
+                exam = Exam.from_dict(json.loads(self.ledger.blobs.get(entry.exam_after)))
+                same = exam.panel is not None and exam.panel.digest == self.kept.panel.digest
+                if same and exam.state_digest == state:
+                    return exam.panel
+        return None
+
+    def origin(self) -> PanelResult:
+        """The panel's result on the untaught model, run once."""
+        state = self.ledger.history()[0].digest
+        result = self.known_panel(state)
+        if result is None:
+            with self.served.base():
+                result = run_panel(self.served.engine, self.kept.panel)
+            self.kept.keep_result(state, result)
+        return result
+
+    def noise(self, on_progress: OnProgress | None = None) -> NoiseBand:
+        """The noise band of the panel, measured once for this model, machine and panel."""
+        if known := self.kept.noise():
+            return known
+        origin = self.origin()
+
+        def on_copy(done: int, total: int) -> None:
+            if on_progress:
+                on_progress("noise", done, total)
+
+        with self.served.base():
+            band = measure_noise(
+                self.served.loaded,
+                self.served.engine,
+                self.kept.panel,
+                copies=4,
+                reference=origin,
+                on_copy=on_copy,
+            )
+        self.kept.keep_noise(band)
+        return band
+
+
+def corrects(newer: Lesson, old: Lesson, probe: Probe) -> bool:
+    """Whether a newer lesson gives another answer to what a probe of an older one asks."""
+    if not probe.answers:
+        return False
+    return any(
+        newer.supersedes(text)
+        for text in old.facts()
+        if any(answer in text.target for answer in probe.answers)
+    )

@@ -1,0 +1,261 @@
+"""From a source to a decided lesson, in one home: read, estimated, begun as a job, run.
+
+What a lesson goes through once it is a job are the stages of :mod:`engrain.lesson.stages`; what is
+here comes before (what the source holds, whether it fits, what a resume must find as it was) and
+after (what was learned again replaces what it was, and the estimate learns from the seconds).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engrain.config import Config, GateConfig
+from engrain.data.lessons import Lesson, TrainingText
+from engrain.data.messages import Conversation
+from engrain.errors import ConfigError, GateRefused, ResumeError
+from engrain.exam.decision import GateThresholds
+from engrain.learn.recipe import Recipe, named
+from engrain.ledger.ledger import Ledger
+from engrain.ledger.lock import HomeLock, named_errors
+from engrain.lesson import cost
+from engrain.lesson.asked import Asked, OnProgress
+from engrain.lesson.stages import Outcome, Stages
+from engrain.memory.log import ChatLog
+from engrain.study.explicit import read_source
+
+if TYPE_CHECKING:
+    from engrain.dream.lesson import Preview
+
+Source = Path | str | Conversation | Sequence[Conversation]
+"""What can be learned: a file, a chat's name, or conversations."""
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """Makes lessons of one home.
+
+    ``asked`` gives the model and its exams only when they are needed: a source that can't be read
+    is refused before anything is loaded.
+    """
+
+    folder: Path
+    config: Config
+    ledger: Ledger
+    lock: HomeLock
+    log: ChatLog
+    asked: Callable[[], Asked]
+
+    def recipe(self, name: str | None = None) -> Recipe:
+        """The recipe that a lesson will be learned with."""
+        recipe = named(name or self.config.learn.recipe)
+        recipe = recipe.with_settings(dict(self.config.learn.settings))
+        if recipe.restart:
+            raise ConfigError(
+                f"The recipe {recipe.name!r} learns everything anew and can't make one lesson.",
+                remedy="Use it in `engrain bench life`, where it bounds the others from above.",
+            )
+        return recipe
+
+    # ------------------------------------------------------------------ before it is a job
+    def preview(self, source: Source, on_progress: OnProgress | None = None) -> Preview:
+        """What a lesson would hold; nothing is written."""
+        conversations, examples = self._read(source)
+        return self._study(conversations, examples, "preview", on_progress)
+
+    def estimate(self, source: Source, recipe: str | None = None) -> cost.Estimate:
+        """Seconds and peak memory of a lesson."""
+        return self._estimate(self.recipe(recipe), *self._read(source))
+
+    def _read(self, source: Source) -> tuple[list[Conversation], list[TrainingText]]:
+        if isinstance(source, Conversation):
+            return [source], []
+        if isinstance(source, (str, Path)):
+            if str(source) == "last" or str(source) in self.log.names():
+                return [self.log.read(str(source))], []
+            return read_source(Path(source))
+        return list(source), []
+
+    def _study(
+        self,
+        conversations: Sequence[Conversation],
+        examples: Sequence[TrainingText],
+        name: str,
+        on_progress: OnProgress | None,
+    ) -> Preview:
+        from engrain.dream.lesson import make_lesson
+
+        def report(stage: str, done: int, total: int) -> None:
+            if on_progress:
+                on_progress("studied", done, total)
+
+        asked = self.asked()
+        return make_lesson(
+            asked.served.engine,
+            conversations,
+            explicit=examples,
+            earlier=asked.lessons(),
+            name=name,
+            seed=self.config.learn.seed,
+            effort=self.config.learn.effort,
+            hold_out=self.config.study.hold_out,
+            max_facts=self.config.study.max_facts,
+            on_progress=report,
+        )
+
+    def _estimate(
+        self,
+        recipe: Recipe,
+        conversations: Sequence[Conversation],
+        examples: Sequence[TrainingText],
+        force: bool = False,
+    ) -> cost.Estimate:
+        asked = self.asked()
+        source = cost.Source(
+            conversations,
+            examples,
+            self.config.learn.effort,
+            asked.lessons(),
+            asked.served.adapters(self.ledger.current().adapters),
+        )
+        return self._prices(recipe).estimate(asked.served, source, force=force)
+
+    def _prices(self, recipe: Recipe) -> cost.Prices:
+        kept = self.asked().kept
+        return cost.Prices(
+            self.folder / "speed",
+            recipe,
+            kept.base_digest,
+            kept.panel,
+            bool(self.ledger.current().lessons),
+            kept.noise_path.exists(),
+        )
+
+    # ------------------------------------------------------------------ the job
+    def learn(
+        self,
+        source: Source,
+        *,
+        recipe: str | None = None,
+        on_progress: OnProgress | None = None,
+        require: bool = False,
+        force: bool = False,
+    ) -> Outcome:
+        """Make a job of a source and run it."""
+        chosen = self.recipe(recipe)
+        conversations, examples = self._read(source)
+        digests = [self.ledger.add_conversation(c) for c in conversations]
+        with self.lock.hold("learn a lesson"):
+            seconds = self.seconds(chosen, conversations, examples, force=force)
+            payload = {"conversations": digests, "examples": [text.to_dict() for text in examples]}
+            job = self.begin(chosen, self.config.learn.seed, seconds, **payload)
+            return self.run(job, on_progress, require)
+
+    def seconds(
+        self,
+        recipe: Recipe,
+        conversations: Sequence[Conversation],
+        examples: Sequence[TrainingText],
+        *,
+        force: bool = False,
+    ) -> float | None:
+        """Seconds of a lesson that is about to begin.
+
+        Raises:
+            DoesNotFitError: it needs more memory than is free, unless with ``force``.
+        """
+        found = self._estimate(recipe, conversations, examples, force)
+        if not force:
+            found.memory.check()
+        return found.seconds
+
+    def begin(self, recipe: Recipe, seed: int, seconds: float | None, **source: Any) -> str:
+        """A new job, with all that a resume must find as it was; gives its name.
+
+        ``source`` are digests of ``conversations`` and ``examples``, or the lesson that is learned
+        ``again``.
+        """
+        payload = {
+            "conversations": [],
+            "examples": [],
+            **source,
+            "recipe": recipe.to_dict(),
+            "seed": seed,
+            "state": self.ledger.current().digest,
+            "lesson": self.ledger.new_lesson_id(),
+            "estimate": seconds,
+            # Fixed before training: a resumed job is judged by the same thresholds.
+            "gate": asdict(self.config.gate),
+            "panel": self.asked().kept.panel.digest,
+        }
+        job = self.ledger.create_job("learn", payload)
+        self.ledger.advance(job, "logged")
+        return job
+
+    def resume(
+        self, job: str, on_progress: OnProgress | None = None, require: bool = False
+    ) -> Outcome:
+        """Take a job from the stage that it has reached."""
+        with self.lock.hold("resume a job"):
+            taken = self.ledger.take_job(self.ledger.get_job(job).id)
+            return self.run(taken.id, on_progress, require)
+
+    def run(self, name: str, on_progress: OnProgress | None, require: bool) -> Outcome:
+        """Run the stages of a job that are left; the lock is held."""
+        job, asked = self.ledger.get_job(name), self.asked()
+        given, recipe = job.payload, Recipe.from_dict(job.payload["recipe"])
+        conversations = [self.ledger.get_conversation(d) for d in given["conversations"]]
+        examples = [TrainingText.from_dict(item) for item in given["examples"]]
+        again = given.get("again")
+
+        def study() -> Lesson:
+            lesson = str(given["lesson"])
+            if again:
+                return replace(self.ledger.lesson(again), id=lesson)
+            return self._study(conversations, examples, lesson, on_progress).lesson
+
+        if given["panel"] != asked.kept.panel.digest:
+            self.ledger.advance(name, "failed", {"why": "the panel has changed"})
+            raise ResumeError(
+                f"The panel has changed since job {name} began: exams can't be compared.",
+                remedy="Learn the conversation again.",
+            )
+        # Asked for now: after the lesson, the speed would be that of a lesson upon it.
+        prices = self._prices(recipe)
+        gate = GateConfig(**given["gate"])
+        with named_errors(self.folder):
+            stages = Stages(
+                job=name,
+                recipe=recipe,
+                seed=int(given["seed"]),
+                ledger=self.ledger,
+                served=asked.served,
+                asked=asked,
+                thresholds=GateThresholds.from_config(gate),
+                noise=asked.noise(on_progress),
+                checkpoint=self.folder / "jobs" / f"{name}.checkpoint",
+                gate=gate.enabled,
+                on_progress=on_progress or (lambda stage, done, total: None),
+            )
+            outcome = stages.run(study)
+        if again and outcome.accepted:
+            self._retire(again)
+        if not job.reached("studied"):
+            # A resumed job did part of its work before: its seconds would mislead.
+            prices.correct(given.get("estimate"), outcome.seconds)
+        if require and not outcome.accepted:
+            raise GateRefused(
+                f"The gate {outcome.decision.verdict} lesson {outcome.lesson.id}: "
+                + " ".join(outcome.decision.reasons),
+                remedy="The served weights are unchanged; see `engrain lessons show last`.",
+                outcome=json.dumps(outcome.to_dict()),
+            )
+        return outcome
+
+    def _retire(self, lesson: str) -> None:
+        """Take out for good what was learned again, unless it is out for good already."""
+        if self.ledger.get_entry(lesson).status in ("disabled", "quarantined"):
+            self.asked().served.apply(self.ledger.plan(lesson, "undone"))
