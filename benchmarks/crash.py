@@ -471,11 +471,11 @@ def run(args: Any, folder: Path) -> int:
 
 def share_the_model(source: str) -> None:
     """Load once: every child gets the loaded model as it was."""
-    from engrain import home as module
+    from engrain.lesson import folder
     from engrain.model.loading import load_model
 
     loaded = load_model(source)
-    module.load = lambda resolved, source=None: loaded
+    folder.load = lambda resolved, source=None: loaded
 
 
 def report(args: Any, cycles: Sequence[Cycle], took: dict[str, Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def whole_lessons(request: Mapping[str, Any], meter: Meter) -> dict[str, Any]:
         with open_or_make(Path(folder) / "home", source, args) as home:
             once: dict[str, float] = {}
             began = time.perf_counter()
-            home.noise()
+            home.asked.noise()
             once["noise_seconds"] = time.perf_counter() - began
             began = time.perf_counter()
             home.estimate(list(stream[0].conversations))

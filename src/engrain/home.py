@@ -1,35 +1,29 @@
 """One person's home: chat, learn, list, switch off, undo, verify.
 
 A home is a folder: ``config.toml``, ``ledger.db``, ``blobs/``, ``log/`` (every chat, verbatim),
-``jobs/`` (checkpoints of interrupted runs), ``panels/``, ``noise/`` and ``speed/`` (measured once),
-``lock``. The command line mirrors the methods of :class:`Home` one to one; what they do is in
-:mod:`engrain.lesson`.
+``jobs/`` (checkpoints of interrupted runs), ``panels/``, ``noise/``, ``speed/`` (measured once) and
+``lock``. The command line mirrors the methods of :class:`Home`; :mod:`engrain.lesson` does what
+they say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
-from engrain.config import HOME_FILE, Origin, Resolved, home_folder, resolve, to_toml
 from engrain.data.messages import Message
-from engrain.errors import HomeExistsError, HomeNotFoundError
 from engrain.exam.exam import Exam, run_exam
 from engrain.exam.kept import Kept
-from engrain.exam.noise import NoiseBand
 from engrain.exam.panel import Panel, load_panel
-from engrain.ledger.blobs import BlobStore
-from engrain.ledger.ledger import Ledger
-from engrain.ledger.lock import HomeLock, make_writable, named_errors
 from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State
 from engrain.lesson.asked import Asked, OnProgress
 from engrain.lesson.changes import Change, Changes
-from engrain.lesson.job import Jobs, Source
-from engrain.lesson.served import Served, load
+from engrain.lesson.folder import LEDGER_FILE as LEDGER_FILE
+from engrain.lesson.folder import HomeFolder, Overrides, Where
+from engrain.lesson.job import How, Jobs, Source
+from engrain.lesson.served import Served
 from engrain.lesson.stages import Outcome, versions
-from engrain.memory.log import ChatLog
 from engrain.model.engine import Engine
 
 if TYPE_CHECKING:
@@ -37,9 +31,6 @@ if TYPE_CHECKING:
     from engrain.learn.recipe import Recipe
     from engrain.lesson.cost import Estimate
     from engrain.model.loading import LoadedModel
-
-POCKET = "pocket"
-LEDGER_FILE = "ledger.db"
 
 
 class Home:
@@ -53,95 +44,49 @@ class Home:
         True
     """
 
-    def __init__(self, resolved: Resolved, *, create: bool = False) -> None:
-        self.resolved = resolved
-        self.config = resolved.config
-        self.path = resolved.home
-        self.lock = HomeLock(self.path / "lock")
-        self.blobs = BlobStore(self.path / "blobs")
-        url = self.config.ledger.url or self.path / LEDGER_FILE
-        self.ledger = Ledger(url, self.blobs, lock=self.lock, create=create)
-        self.log = ChatLog(self.path / "log")
-        self._jobs = Jobs(
-            self.path, self.config, self.ledger, self.lock, self.log, lambda: self.asked
-        )
-        self._changes = Changes(
-            self.ledger, self.lock, lambda: self._folding, lambda: self.asked, self._jobs
-        )
+    def __init__(self, folder: HomeFolder) -> None:
+        self._folder, self.path, self.lock = folder, folder.path, folder.lock
+        self.resolved, self.config = folder.resolved, folder.config
+        self.ledger, self.blobs, self.log = folder.ledger, folder.blobs, folder.log
+        self._jobs = Jobs(folder, lambda: self.asked)
+        self._changes = Changes(folder, lambda: self._folding, lambda: self.asked, self._jobs)
 
     # ------------------------------------------------------------------ beginning and end
     @classmethod
-    def create(
-        cls, path: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None
-    ) -> Home:
-        """Make a home and load its model once.
+    def create(cls, path: Where = None, *, overrides: Overrides = None) -> Home:
+        """Make a home, with its model loaded.
 
         Raises:
             HomeExistsError: the folder holds a home already.
             HomeReadOnlyError, DiskFullError: it can't be written.
             ModelError: the model can't be used; nothing was made.
         """
-        resolved, loaded = cls._prepare(path, overrides)
-        make_writable(resolved.home)
-        home = cls(resolved, create=True)
+        resolved, loaded = HomeFolder.prepare(path, overrides)
+        home = cls(HomeFolder.make(resolved, loaded.source))
         home.loaded = loaded
-        settings = home.path / HOME_FILE
-        if not settings.exists():
-            given = {**resolved.flags(), "model.source": loaded.source}
-            with named_errors(settings):
-                settings.write_text(to_toml(given), encoding="utf-8")
         # Last, since a home exists from here on: what a kill left before it is made again.
-        untaught = home._folding.fold_digest(())
         home.ledger.begin(
             source=loaded.source,
             base_digest=loaded.base_digest,
-            state=untaught,
+            state=home._folding.fold_digest(()),
             versions=versions(),
         )
         return home
 
     @classmethod
-    def plan(
-        cls, path: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None
-    ) -> dict[str, str]:
+    def plan(cls, path: Where = None, *, overrides: Overrides = None) -> dict[str, str]:
         """What :meth:`create` would make, the model checked; nothing is written."""
-        resolved, loaded = cls._prepare(path, overrides)
-        home = str(resolved.home)
-        return {"home": home, "model": loaded.source, "base_digest": loaded.base_digest}
+        made, loaded = HomeFolder.prepare(path, overrides)
+        return {"home": str(made.home), "model": loaded.source, "base_digest": loaded.base_digest}
 
     @classmethod
-    def _prepare(
-        cls, path: str | Path | None, overrides: Mapping[str, Any] | None
-    ) -> tuple[Resolved, LoadedModel]:
-        """Settings and model of a home to be made, if there is room for one."""
-        resolved = resolve(home_folder(path), overrides)
-        if _begun(resolved):
-            raise HomeExistsError(
-                f"{resolved.home} is a home already.",
-                remedy="Use it as it is, or give another folder with --home.",
-            )
-        source = Path(resolved.config.model.source).expanduser()
-        # A relative path would mean another folder as soon as a command runs elsewhere.
-        known = resolved.config.model.source == POCKET or not source.is_dir()
-        return resolved, load(resolved, None if known else str(source.resolve()))
-
-    @classmethod
-    def open(
-        cls, path: str | Path | None = None, *, overrides: Mapping[str, Any] | None = None
-    ) -> Home:
+    def open(cls, path: Where = None, *, overrides: Overrides = None) -> Home:
         """Open a home; its model is loaded when something needs it.
 
         Raises:
             HomeNotFoundError: the folder holds no home.
         """
-        folder = home_folder(path)
-        resolved = resolve(folder, overrides)
-        if not (resolved.config.ledger.url or (folder / LEDGER_FILE).exists()):
-            raise HomeNotFoundError(
-                f"There is no home in {folder}.",
-                remedy="Make one with `engrain init`, or give another folder with --home.",
-            )
-        return cls(resolved)
+        return cls(HomeFolder.open(path, overrides))
 
     def close(self) -> None:
         """Close the ledger."""
@@ -157,13 +102,7 @@ class Home:
     @cached_property
     def loaded(self) -> LoadedModel:
         """The base model, checked against the digest that the home was made with."""
-        source = self.ledger.base().source
-        if self.resolved.origins.get("model.source", Origin("default")).kind == "home file":
-            # A model folder may have moved; the digest tells whether it is the same model.
-            source = self.config.model.source
-        loaded = load(self.resolved, source)
-        self.ledger.check_base(loaded.base_digest)
-        return loaded
+        return self._folder.load()
 
     @cached_property
     def _folding(self) -> Served:
@@ -206,21 +145,13 @@ class Home:
         )
 
     def eval(self) -> Exam:
-        """Run the exam on the served weights: all lessons' probes and the panel.
-
-        Nothing is decided, so no noise band is measured, and a home can be examined that can only
-        be read.
-        """
+        """Run the exam on the served weights: all lessons' probes and the panel."""
         probes, _ = self.asked.questions()
         return run_exam(self.served.engine, probes, self.panel, state_digest=self.served.refresh())
 
     # ------------------------------------------------------------------ learn
     def recipe(self, name: str | None = None) -> Recipe:
-        """The recipe that a lesson will be learned with.
-
-        Raises:
-            ConfigError: it can't make one lesson.
-        """
+        """The recipe that a lesson will be learned with; a ``ConfigError`` if it can't make one."""
         return self._jobs.recipe(name)
 
     def estimate(self, source: Source, *, recipe: str | None = None) -> Estimate:
@@ -234,19 +165,11 @@ class Home:
         """What a lesson would hold, and what was left out and why; nothing is written."""
         return self._jobs.preview(source, on_progress)
 
-    def learn(
-        self,
-        source: Source,
-        *,
-        recipe: str | None = None,
-        on_progress: OnProgress | None = None,
-        require: bool = False,
-        force: bool = False,
-    ) -> Outcome:
+    def learn(self, source: Source, **how: Unpack[How]) -> Outcome:
         """Learn a conversation: study it, train a candidate, examine it, let the gate decide.
 
-        With ``require`` a refusal of the gate is an error; with ``force`` too little memory is
-        none.
+        It can be told the name of a ``recipe`` and whom to tell of its progress. With ``require`` a
+        refusal of the gate is an error; with ``force`` too little memory is none.
 
         Raises:
             ConversationError: the source can't be read.
@@ -254,32 +177,20 @@ class Home:
             NothingToLearnError: there is nothing new in it.
             GateRefused: only with ``require``; the served weights are unchanged either way.
         """
-        return self._jobs.learn(
-            source, recipe=recipe, on_progress=on_progress, require=require, force=force
-        )
+        return self._jobs.learn(source, **how)
 
-    def relearn(
-        self,
-        lesson: str,
-        *,
-        recipe: str | None = None,
-        on_progress: OnProgress | None = None,
-        require: bool = False,
-        force: bool = False,
-    ) -> Outcome:
+    def relearn(self, lesson: str, **how: Unpack[How]) -> Outcome:
         """Learn the stored texts of a lesson again, on the weights as they are, as a new lesson.
 
-        It takes the recipe and the seed of the first time unless a recipe is given. If the gate
-        accepts it, the old lesson is out of service for good.
+        With recipe and seed of the first time, unless a recipe is given. If the gate accepts it,
+        the old lesson is out of service for good.
 
         Raises:
             UsageError: the lesson is in service.
             DoesNotFitError: it needs more memory than is free, unless with ``force``.
             GateRefused: only with ``require``.
         """
-        return self._changes.relearn(
-            lesson, recipe=recipe, on_progress=on_progress, require=require, force=force
-        )
+        return self._changes.relearn(lesson, **how)
 
     def resume(
         self, job: str, *, on_progress: OnProgress | None = None, require: bool = False
@@ -292,10 +203,6 @@ class Home:
             ResumeError: other lessons were accepted or undone since it began.
         """
         return self._jobs.resume(job, on_progress, require)
-
-    def noise(self, on_progress: OnProgress | None = None) -> NoiseBand:
-        """The noise band of the panel, measured once for this model, machine and panel."""
-        return self.asked.noise(on_progress)
 
     def jobs(self) -> list[Job]:
         """All jobs, oldest first."""
@@ -330,8 +237,7 @@ class Home:
 
         With ``relearn`` the lessons that were learned after it are learned again, in order, as if
         it had never been: exact, for the price of their training. Where the gate refuses one, it
-        stays as it was first learned. With ``relearn`` a lesson that is undone already is no
-        error: only the later ones are learned again.
+        stays as it was first learned. A lesson that is undone already is then no error.
         """
         if relearn and not dry_run:
             return self._changes.undo_and_relearn(lesson, on_progress)
@@ -340,11 +246,3 @@ class Home:
     def verify(self) -> list[Problem]:
         """Derive every digest again: blobs, lessons, events, and the weights of every state."""
         return self.ledger.verify(self._folding.fold_digest)
-
-
-def _begun(resolved: Resolved) -> bool:
-    """Whether there is a home; one whose making was interrupted is none."""
-    if resolved.config.ledger.url or not (resolved.home / LEDGER_FILE).exists():
-        return False
-    with Home(resolved) as home:
-        return bool(home.ledger.history())

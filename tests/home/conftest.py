@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from engrain import home as module
 from engrain.home import Home
 from engrain.lesson import cost
+from engrain.lesson import folder as module
 from engrain.model.threads import set_threads
 from tests.home.home_tools import examples_file, new_home, open_home, save_model
 

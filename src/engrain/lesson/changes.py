@@ -16,10 +16,9 @@ from engrain.data.lessons import Probe
 from engrain.errors import EngrainError, UsageError
 from engrain.exam.probes import RECALL_KINDS, ExamEngine, ask
 from engrain.learn.recipe import Recipe
-from engrain.ledger.ledger import Ledger
-from engrain.ledger.lock import HomeLock
 from engrain.ledger.records import Plan, Status
 from engrain.lesson.asked import Asked, OnProgress
+from engrain.lesson.folder import HomeFolder
 from engrain.lesson.job import Jobs
 from engrain.lesson.served import Served
 from engrain.lesson.stages import Outcome
@@ -89,8 +88,7 @@ class Changes:
     when they are needed, since a damaged lesson must be taken out without them.
     """
 
-    ledger: Ledger
-    lock: HomeLock
+    home: HomeFolder
     folding: Callable[[], Served]
     asked: Callable[[], Asked]
     jobs: Jobs
@@ -100,13 +98,13 @@ class Changes:
     ) -> Change:
         """Change a lesson's status, or with ``dry_run`` say what that would do."""
         doing = f"{_DOING[status]} a lesson"
-        with nullcontext() if dry_run else self.lock.hold(doing):
-            plan = self.ledger.plan(lesson, status)
+        with nullcontext() if dry_run else self.home.lock.hold(doing):
+            plan = self.home.ledger.plan(lesson, status)
             later = self._later(plan.lesson)
             others = self._others(plan) if measured and later and status != "active" else None
             served = self.folding()
             digest = served.fold_digest(plan.adapters) if dry_run else served.apply(plan)
-        entry = self.ledger.get_entry(plan.lesson)
+        entry = self.home.ledger.get_entry(plan.lesson)
         before = plan.before.digest
         return Change(entry.id, entry.title, entry.status, before, digest, others, later)
 
@@ -115,7 +113,7 @@ class Changes:
 
         Where the gate refuses one, it stays as it was first learned.
         """
-        with self.lock.hold("undo a lesson"):
+        with self.home.lock.hold("undo a lesson"):
             change = self._gone(lesson)
             probes = self._recall_probes()
             for name in reversed(change.later):
@@ -127,7 +125,7 @@ class Changes:
                     self.make(name, "active")
             return replace(
                 change,
-                state_after=self.ledger.current().digest,
+                state_after=self.home.ledger.current().digest,
                 others=change.others and change.others.now(self.folding().engine, probes),
                 relearned=tuple(outcomes),
             )
@@ -142,8 +140,8 @@ class Changes:
         force: bool = False,
     ) -> Outcome:
         """Make a job of a lesson's stored texts and run it."""
-        with self.lock.hold("learn a lesson again"):
-            old = self.ledger.get_lesson(lesson)
+        with self.home.lock.hold("learn a lesson again"):
+            old = self.home.ledger.get_lesson(lesson)
             if old.status == "active":
                 raise UsageError(
                     f"Lesson {old.id} is in service: the weights hold it.",
@@ -158,7 +156,7 @@ class Changes:
 
     def _gone(self, lesson: str) -> Change:
         """Undo a lesson, unless it is undone already."""
-        if lesson != "last" and (entry := self.ledger.get_entry(lesson)).status == "undone":
+        if lesson != "last" and (entry := self.home.ledger.get_entry(lesson)).status == "undone":
             served, later = self.folding(), self._later(entry.id)
             now, probes = served.refresh(), self._recall_probes()
             right = passed(served.engine, probes)
@@ -178,7 +176,7 @@ class Changes:
 
     def _later(self, lesson: str) -> tuple[str, ...]:
         """The lessons in service that were accepted after one, oldest first."""
-        entries = self.ledger.list_lessons()
+        entries = self.home.ledger.list_lessons()
         after = entries[[entry.id for entry in entries].index(lesson) + 1 :]
         return tuple(entry.id for entry in after if entry.status == "active")
 

@@ -11,20 +11,19 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from engrain.config import Config, GateConfig
+from engrain.config import GateConfig
 from engrain.data.lessons import Lesson, TrainingText
 from engrain.data.messages import Conversation
 from engrain.errors import ConfigError, GateRefused, ResumeError
 from engrain.exam.decision import GateThresholds
 from engrain.learn.recipe import Recipe, named
-from engrain.ledger.ledger import Ledger
-from engrain.ledger.lock import HomeLock, named_errors
+from engrain.ledger.lock import named_errors
 from engrain.lesson import cost
 from engrain.lesson.asked import Asked, OnProgress
+from engrain.lesson.folder import HomeFolder
 from engrain.lesson.stages import Outcome, Stages
-from engrain.memory.log import ChatLog
 from engrain.study.explicit import read_source
 
 if TYPE_CHECKING:
@@ -32,6 +31,19 @@ if TYPE_CHECKING:
 
 Source = Path | str | Conversation | Sequence[Conversation]
 """What can be learned: a file, a chat's name, or conversations."""
+
+
+class How(TypedDict, total=False):
+    """How a lesson is learned.
+
+    ``recipe`` is a name, the configured one if none is given; ``require`` makes an error of the
+    gate's refusal, ``force`` none of too little memory.
+    """
+
+    recipe: str | None
+    on_progress: OnProgress | None
+    require: bool
+    force: bool
 
 
 @dataclass(frozen=True)
@@ -42,17 +54,17 @@ class Jobs:
     is refused before anything is loaded.
     """
 
-    folder: Path
-    config: Config
-    ledger: Ledger
-    lock: HomeLock
-    log: ChatLog
+    home: HomeFolder
     asked: Callable[[], Asked]
 
     def recipe(self, name: str | None = None) -> Recipe:
-        """The recipe that a lesson will be learned with."""
-        recipe = named(name or self.config.learn.recipe)
-        recipe = recipe.with_settings(dict(self.config.learn.settings))
+        """The recipe that a lesson will be learned with.
+
+        Raises:
+            ConfigError: it can't make one lesson.
+        """
+        recipe = named(name or self.home.config.learn.recipe)
+        recipe = recipe.with_settings(dict(self.home.config.learn.settings))
         if recipe.restart:
             raise ConfigError(
                 f"The recipe {recipe.name!r} learns everything anew and can't make one lesson.",
@@ -74,8 +86,8 @@ class Jobs:
         if isinstance(source, Conversation):
             return [source], []
         if isinstance(source, (str, Path)):
-            if str(source) == "last" or str(source) in self.log.names():
-                return [self.log.read(str(source))], []
+            if str(source) == "last" or str(source) in self.home.log.names():
+                return [self.home.log.read(str(source))], []
             return read_source(Path(source))
         return list(source), []
 
@@ -99,10 +111,10 @@ class Jobs:
             explicit=examples,
             earlier=asked.lessons(),
             name=name,
-            seed=self.config.learn.seed,
-            effort=self.config.learn.effort,
-            hold_out=self.config.study.hold_out,
-            max_facts=self.config.study.max_facts,
+            seed=self.home.config.learn.seed,
+            effort=self.home.config.learn.effort,
+            hold_out=self.home.config.study.hold_out,
+            max_facts=self.home.config.study.max_facts,
             on_progress=report,
         )
 
@@ -117,20 +129,20 @@ class Jobs:
         source = cost.Source(
             conversations,
             examples,
-            self.config.learn.effort,
+            self.home.config.learn.effort,
             asked.lessons(),
-            asked.served.adapters(self.ledger.current().adapters),
+            asked.served.adapters(self.home.ledger.current().adapters),
         )
         return self._prices(recipe).estimate(asked.served, source, force=force)
 
     def _prices(self, recipe: Recipe) -> cost.Prices:
         kept = self.asked().kept
         return cost.Prices(
-            self.folder / "speed",
+            self.home.path / "speed",
             recipe,
             kept.base_digest,
             kept.panel,
-            bool(self.ledger.current().lessons),
+            bool(self.home.ledger.current().lessons),
             kept.noise_path.exists(),
         )
 
@@ -147,11 +159,11 @@ class Jobs:
         """Make a job of a source and run it."""
         chosen = self.recipe(recipe)
         conversations, examples = self._read(source)
-        digests = [self.ledger.add_conversation(c) for c in conversations]
-        with self.lock.hold("learn a lesson"):
+        digests = [self.home.ledger.add_conversation(c) for c in conversations]
+        with self.home.lock.hold("learn a lesson"):
             seconds = self.seconds(chosen, conversations, examples, force=force)
             payload = {"conversations": digests, "examples": [text.to_dict() for text in examples]}
-            job = self.begin(chosen, self.config.learn.seed, seconds, **payload)
+            job = self.begin(chosen, self.home.config.learn.seed, seconds, **payload)
             return self.run(job, on_progress, require)
 
     def seconds(
@@ -184,41 +196,41 @@ class Jobs:
             **source,
             "recipe": recipe.to_dict(),
             "seed": seed,
-            "state": self.ledger.current().digest,
-            "lesson": self.ledger.new_lesson_id(),
+            "state": self.home.ledger.current().digest,
+            "lesson": self.home.ledger.new_lesson_id(),
             "estimate": seconds,
             # Fixed before training: a resumed job is judged by the same thresholds.
-            "gate": asdict(self.config.gate),
+            "gate": asdict(self.home.config.gate),
             "panel": self.asked().kept.panel.digest,
         }
-        job = self.ledger.create_job("learn", payload)
-        self.ledger.advance(job, "logged")
+        job = self.home.ledger.create_job("learn", payload)
+        self.home.ledger.advance(job, "logged")
         return job
 
     def resume(
         self, job: str, on_progress: OnProgress | None = None, require: bool = False
     ) -> Outcome:
         """Take a job from the stage that it has reached."""
-        with self.lock.hold("resume a job"):
-            taken = self.ledger.take_job(self.ledger.get_job(job).id)
+        with self.home.lock.hold("resume a job"):
+            taken = self.home.ledger.take_job(self.home.ledger.get_job(job).id)
             return self.run(taken.id, on_progress, require)
 
     def run(self, name: str, on_progress: OnProgress | None, require: bool) -> Outcome:
         """Run the stages of a job that are left; the lock is held."""
-        job, asked = self.ledger.get_job(name), self.asked()
+        job, asked = self.home.ledger.get_job(name), self.asked()
         given, recipe = job.payload, Recipe.from_dict(job.payload["recipe"])
-        conversations = [self.ledger.get_conversation(d) for d in given["conversations"]]
+        conversations = [self.home.ledger.get_conversation(d) for d in given["conversations"]]
         examples = [TrainingText.from_dict(item) for item in given["examples"]]
         again = given.get("again")
 
         def study() -> Lesson:
             lesson = str(given["lesson"])
             if again:
-                return replace(self.ledger.lesson(again), id=lesson)
+                return replace(self.home.ledger.lesson(again), id=lesson)
             return self._study(conversations, examples, lesson, on_progress).lesson
 
         if given["panel"] != asked.kept.panel.digest:
-            self.ledger.advance(name, "failed", {"why": "the panel has changed"})
+            self.home.ledger.advance(name, "failed", {"why": "the panel has changed"})
             raise ResumeError(
                 f"The panel has changed since job {name} began: exams can't be compared.",
                 remedy="Learn the conversation again.",
@@ -226,17 +238,17 @@ class Jobs:
         # Asked for now: after the lesson, the speed would be that of a lesson upon it.
         prices = self._prices(recipe)
         gate = GateConfig(**given["gate"])
-        with named_errors(self.folder):
+        with named_errors(self.home.path):
             stages = Stages(
                 job=name,
                 recipe=recipe,
                 seed=int(given["seed"]),
-                ledger=self.ledger,
+                ledger=self.home.ledger,
                 served=asked.served,
                 asked=asked,
                 thresholds=GateThresholds.from_config(gate),
                 noise=asked.noise(on_progress),
-                checkpoint=self.folder / "jobs" / f"{name}.checkpoint",
+                checkpoint=self.home.path / "jobs" / f"{name}.checkpoint",
                 gate=gate.enabled,
                 on_progress=on_progress or (lambda stage, done, total: None),
             )
@@ -257,5 +269,5 @@ class Jobs:
 
     def _retire(self, lesson: str) -> None:
         """Take out for good what was learned again, unless it is out for good already."""
-        if self.ledger.get_entry(lesson).status in ("disabled", "quarantined"):
-            self.asked().served.apply(self.ledger.plan(lesson, "undone"))
+        if self.home.ledger.get_entry(lesson).status in ("disabled", "quarantined"):
+            self.asked().served.apply(self.home.ledger.plan(lesson, "undone"))

@@ -14,7 +14,6 @@ from engrain.model.digest import tensor_digest
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from engrain.config import Resolved
     from engrain.ledger.ledger import Ledger
     from engrain.ledger.records import Plan
     from engrain.model.engine import Engine
@@ -101,17 +100,3 @@ class Served:
         self.loaded.set_weights(weights)
         self.engine.set_state(digest)
         self._digest = digest
-
-
-def load(resolved: Resolved, source: str | None = None) -> LoadedModel:
-    """The base model as settings ask for it, from another ``source`` if one is given."""
-    from engrain.model.hardware import set_compute
-    from engrain.model.kernels import set_kernels
-    from engrain.model.loading import load_model
-    from engrain.model.threads import set_threads
-
-    model = resolved.config.model
-    set_threads(model.threads or None)
-    set_compute(model.compute)
-    set_kernels(model.kernels)
-    return load_model(source or model.source, dtype=model.dtype, local_only=model.local_only)
