@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engrain.data.lessons import TrainingText
+from engrain.data.templates import render
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,20 +94,30 @@ def encode(
     lesson: str = "",
     max_length: int = 2048,
 ) -> Example:
-    """Tokenise a training text: loss on the target and on the token that ends it.
+    """Tokenise a training text: loss on each target and on the token that ends it.
 
-    The prompt is cut from the left to ``max_length`` tokens; the target is never cut.
+    The text is cut from the left to ``max_length`` tokens; the last target is never cut.
     """
-    from engrain.data.templates import render
-
-    prompt = render(tokenizer, text.messages[:-1], add_generation_prompt=True)
-    whole = render(tokenizer, text.messages, add_generation_prompt=False)
-    if not whole.startswith(prompt):
-        # Some templates rewrite earlier turns; the target then follows its own prompt.
-        whole = prompt + text.target + (tokenizer.eos_token or "")
-    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    target_ids = tokenizer(whole[len(prompt) :].rstrip("\n"), add_special_tokens=False)["input_ids"]
-    prompt_ids = prompt_ids[-max(1, max_length - len(target_ids)) :]
-    ids = (*prompt_ids, *target_ids)
-    mask = (False,) * len(prompt_ids) + (True,) * len(target_ids)
-    return Example(ids, mask, len(prompt_ids), kind=text.kind, lesson=lesson)
+    places = [i for i, message in enumerate(text.messages) if message.role == "assistant"]
+    ids: list[int] = []
+    mask: list[bool] = []
+    done = ""
+    for place in places[-text.answers :]:
+        prompt = render(tokenizer, text.messages[:place], add_generation_prompt=True)
+        whole = render(tokenizer, text.messages[: place + 1], add_generation_prompt=False)
+        if not whole.startswith(prompt):
+            # Some templates rewrite earlier turns; the target then follows its own prompt.
+            whole = prompt + text.messages[place].content + (tokenizer.eos_token or "")
+        if not prompt.startswith(done):
+            ids, mask, done = [], [], ""
+        whole = whole.rstrip("\n")
+        for part, learned in ((prompt[len(done) :], False), (whole[len(prompt) :], True)):
+            found = tokenizer(part, add_special_tokens=False)["input_ids"]
+            ids += found
+            mask += [learned] * len(found)
+        done = whole
+    last = len(found)
+    cut = max(0, min(len(ids) - max_length, len(ids) - last - 1))
+    ids, mask = ids[cut:], mask[cut:]
+    context = mask.index(True)
+    return Example(tuple(ids), tuple(mask), context, kind=text.kind, lesson=lesson)

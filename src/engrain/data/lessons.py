@@ -64,12 +64,14 @@ class TrainingText:
     ``kind`` is ``fact`` (target given *with* the conversation, input without it), ``contrast``
     (a neighbouring question whose answer must not change), ``reading`` (the same with the
     conversation in context) or ``explicit`` (given by the user). ``group`` names the fact that
-    it belongs to ("my sister's cheese: Brellin"); all wordings of one fact share it.
+    it belongs to ("my sister's cheese: Brellin"); all wordings of one fact share it. ``answers``
+    says how many of the assistant's messages, counted from the end, are targets.
     """
 
     messages: tuple[Message, ...]
     kind: TextKind = "fact"
     group: str = ""
+    answers: int = 1
 
     @property
     def question(self) -> str:
@@ -92,6 +94,7 @@ class TrainingText:
             "messages": [message.to_dict() for message in self.messages],
             "kind": self.kind,
             "group": self.group,
+            **({"answers": self.answers} if self.answers != 1 else {}),
         }
 
     @classmethod
@@ -101,6 +104,7 @@ class TrainingText:
             tuple(Message(m["role"], m["content"]) for m in record["messages"]),
             record.get("kind", "fact"),
             record.get("group", ""),
+            int(record.get("answers", 1)),
         )
 
 
@@ -116,7 +120,8 @@ class Lesson:
     """What one run of the learner learns: training texts, probes that were held out, sources.
 
     ``id`` is chosen by the ledger (ULID-like, sortable by time) or derived from the content.
-    ``sources`` are digests of the conversations that it came from.
+    ``sources`` are digests of the conversations that it came from; ``corrects`` are groups of
+    earlier lessons' texts that are no longer true.
     """
 
     id: str
@@ -125,6 +130,7 @@ class Lesson:
     probes: tuple[Probe, ...] = ()
     sources: tuple[str, ...] = ()
     conversations: tuple[Conversation, ...] = field(default=(), repr=False)
+    corrects: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -134,6 +140,7 @@ class Lesson:
                 "texts": [text.to_dict() for text in self.texts],
                 "probes": [probe.to_dict() for probe in self.probes],
                 "sources": list(self.sources),
+                **({"corrects": list(self.corrects)} if self.corrects else {}),
             }
         )
 
@@ -161,7 +168,7 @@ class Lesson:
 
     def supersedes(self, earlier: TrainingText) -> bool:
         """Whether this lesson gives the fact of an earlier text another value."""
-        return corrected(earlier.group, earlier.about, self.groups())
+        return earlier.group in self.corrects or corrected(earlier.group, earlier.about, self.groups())
 
 
 def corrected(group: str, about: frozenset[str], newer: Mapping[str, frozenset[str]]) -> bool:

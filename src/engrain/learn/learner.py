@@ -21,6 +21,7 @@ from engrain.learn.checkpoint import Checkpoint
 from engrain.learn.compact import compacted
 from engrain.learn.compute import frozen_in_compute_type, recomputing
 from engrain.learn.heads import head_of
+from engrain.learn.mastery import Mastery
 from engrain.learn.memory import peak_memory_bytes, reset_peak
 from engrain.learn.recipe import Recipe
 from engrain.learn.replay.reservoir import current, walk
@@ -136,7 +137,10 @@ class Learner:
         looking = [*regularizations, *replays, representation]
         for technique in looking:
             technique.prepare(setting)
-        new = [setting.encode(text) for text in lesson.balanced()]
+        # What is trained until it is known needs no wordings repeated.
+        texts = lesson.facts() if self.recipe.mastery else lesson.balanced()
+        new = [setting.encode(text) for text in texts]
+        mastery = Mastery(new, setting) if self.recipe.mastery else None
         absence = Absence(setting, adapters, self.recipe.absence)
         absence.refuse_what_holds_earlier(regularizations)
         architecture.attach(setting)
@@ -144,7 +148,8 @@ class Learner:
             optimization.prepare(architecture.parameters(), setting)
             follow(optimization, rules, setting)
             digest = run_digest(self.recipe, setting, adapters)
-            saved = Checkpoint(checkpoint, digest, techniques)
+            kept = {**techniques, **({"mastery": [mastery]} if mastery else {})}
+            saved = Checkpoint(checkpoint, digest, kept)
             losses = saved.load()
             first = len(losses)
             with ExitStack() as ways:
@@ -158,11 +163,17 @@ class Learner:
                 if self.recipe.recompute:
                     ways.enter_context(recomputing(loaded))
                 for step in range(first, setting.steps):
+                    if mastery and mastery.done and step >= self.recipe.min_steps:
+                        break
                     torch.manual_seed(setting.rng("step", step).getrandbits(62))
                     optimization.begin(step)
                     with absence.of(step) as missing:
-                        batch = self._batch(setting, new, replays, optimization, step, missing)
+                        own = self._own(setting, new, mastery, step)
+                        instead = optimization.batch(step)
+                        batch = self._batch(setting, own, replays, instead, step, missing)
                         loss = representation.loss(batch)
+                        if mastery and not instead:
+                            mastery.saw(representation.hardest[: len(own)], step)
                         for regularization in regularizations:
                             loss = loss + regularization.penalty(step)
                         losses.append(_finite(float(loss.detach()), step))
@@ -186,25 +197,33 @@ class Learner:
         return LearnResult(
             adapter,
             tuple(losses),
-            setting.steps,
+            len(losses),
             first,
             time.perf_counter() - started,
             peak_memory_bytes(),
             held,
         )
 
+    def _own(
+        self, setting: Setting, new: Sequence[Example], mastery: Mastery | None, step: int
+    ) -> Sequence[Example]:
+        """The new texts of a step: what is not known yet, or all in turn."""
+        count = min(setting.batch_size, len(new))
+        if mastery:
+            return mastery.draw(count)
+        return walk(new, count, step, setting, "lesson")
+
     def _batch(
         self,
         setting: Setting,
-        new: Sequence[Example],
+        own: Sequence[Example],
         replays: Sequence[Replay],
-        optimization: Optimization,
+        instead: Sequence[Example],
         step: int,
         missing: str,
     ) -> Batch:
         """What a rule puts in the place of the batch, or new texts and what is replayed."""
-        examples = list(optimization.batch(step))
-        own = walk(new, min(setting.batch_size, len(new)), step, setting, "lesson")
+        examples = list(instead)
         if not examples:
             examples = [*own, *(example for replay in replays for example in replay.draw(step))]
         present = [e for e in examples if not missing or e.lesson != missing]

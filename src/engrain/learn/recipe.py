@@ -55,6 +55,7 @@ class Recipe:
     that it may be undone (:mod:`engrain.learn.absence`). ``rules`` hold the optimization to
     something (:class:`engrain.learn.technique.Rule`). ``gradient_release`` takes each
     parameter's step inside backward, so that one layer's gradient is alive at a time;
+    ``mastery`` trains what is not known yet and ends when all is (:mod:`engrain.learn.mastery`);
     ``recompute`` keeps no activations inside layers and computes them again in backward.
 
     Example:
@@ -76,6 +77,7 @@ class Recipe:
     max_steps: int = 400
     restart: bool = False
     absence: float = 0.0
+    mastery: bool = False
     gradient_release: bool = False
     recompute: bool = False
 
@@ -98,6 +100,7 @@ class Recipe:
             "max_steps": self.max_steps,
             "restart": self.restart,
             "absence": self.absence,
+            "mastery": self.mastery,
             "gradient_release": self.gradient_release,
             "recompute": self.recompute,
         }

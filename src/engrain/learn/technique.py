@@ -360,9 +360,13 @@ class Replay(Technique):
 
 
 class Representation(Technique):
-    """What of the input is held fixed."""
+    """What of the input is held fixed.
+
+    ``hardest`` holds the greatest target loss of each example of the last batch, ``(batch,)``.
+    """
 
     category = "representation"
+    hardest: Tensor
 
     def prepare(self, setting: Setting) -> None:
         """Take the model."""

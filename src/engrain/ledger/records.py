@@ -311,6 +311,7 @@ def lesson_content(lesson: Lesson) -> bytes:
             "texts": [text.to_dict() for text in lesson.texts],
             "probes": [probe.to_dict() for probe in lesson.probes],
             "sources": list(lesson.sources),
+            **({"corrects": list(lesson.corrects)} if lesson.corrects else {}),
         }
     )
 
@@ -329,6 +330,7 @@ def lesson_from_content(entry: LessonEntry, raw: bytes) -> Lesson:
             texts=tuple(TrainingText.from_dict(text) for text in content["texts"]),
             probes=tuple(Probe.from_dict(probe) for probe in content["probes"]),
             sources=tuple(content["sources"]),
+            corrects=tuple(content.get("corrects", ())),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise BlobCorruptError(

@@ -275,6 +275,7 @@ def lesson_to_dict(lesson: Lesson) -> dict[str, Any]:
         "texts": [text.to_dict() for text in lesson.texts],
         "probes": [probe.to_dict() for probe in lesson.probes],
         "sources": list(lesson.sources),
+        "corrects": list(lesson.corrects),
     }
 
 
@@ -286,4 +287,5 @@ def lesson_from_dict(record: Mapping[str, Any]) -> Lesson:
         tuple(TrainingText.from_dict(text) for text in record["texts"]),
         tuple(Probe.from_dict(probe) for probe in record["probes"]),
         tuple(record["sources"]),
+        corrects=tuple(record.get("corrects", ())),
     )

@@ -117,11 +117,14 @@ class Engine:
         seed: int = 0,
         batch_size: int = 32,
         prefixes: Sequence[str] | None = None,
+        exact: bool = True,
     ) -> list[str]:
         """Answer each conversation; the order of the answers is that of the prompts.
 
         ``prefixes`` are texts with which the answers have already begun; only what follows them is
-        given. The same call gives the same answers, bit for bit, on the same machine.
+        given. The same call gives the same answers, bit for bit, on the same machine. Without
+        ``exact`` an answer may depend on what else is asked in the call, in the last bits of a
+        choice, and many answers come sooner.
         """
         if prefixes is not None and len(prefixes) != len(prompts):
             raise UsageError(
@@ -133,7 +136,8 @@ class Engine:
             self._row(i, self.encode_chat(messages, prefix), max_new_tokens, temperature, seed)
             for i, (messages, prefix) in enumerate(zip(prompts, begun, strict=True))
         ]
-        self._run(rows, temperature=temperature, top_p=top_p, batch_size=batch_size)
+        how = {"temperature": temperature, "top_p": top_p}
+        self._run(rows, **how, batch_size=batch_size, exact=exact)
         return [
             self._text(row) if prefix else self._text(row).strip()
             for row, prefix in zip(rows, begun, strict=True)
@@ -303,11 +307,19 @@ class Engine:
 
     # Running
 
-    def _run(self, rows: list[Row], *, temperature: float, top_p: float, batch_size: int) -> None:
+    def _run(
+        self,
+        rows: list[Row],
+        *,
+        temperature: float,
+        top_p: float,
+        batch_size: int,
+        exact: bool = True,
+    ) -> None:
         order = sorted((r.index for r in rows if not r.finished), key=lambda i: len(rows[i].prompt))
         lengths = [len(row.prompt) + row.room for row in rows]
         groups = [order]
-        if apart := temperature <= 0 and not self._fine:
+        if apart := exact and temperature <= 0 and not self._fine:
             # With few digits every third choice would have to be made again. Kernels compute a row
             # alike whatever stands beside it, padding apart; what else there is does not.
             plan = self._plan()
@@ -316,10 +328,20 @@ class Engine:
         for group in groups:
             for batch in batches(group, lengths, batch_size):
                 chosen = [rows[i] for i in batch]
-                self._run_batch(chosen, temperature=temperature, top_p=top_p, apart=apart)
+                self._run_batch(
+                    chosen, temperature=temperature, top_p=top_p, apart=apart, exact=exact
+                )
 
     @torch.inference_mode()
-    def _run_batch(self, rows: list[Row], *, temperature: float, top_p: float, apart: bool) -> None:
+    def _run_batch(
+        self,
+        rows: list[Row],
+        *,
+        temperature: float,
+        top_p: float,
+        apart: bool,
+        exact: bool,
+    ) -> None:
         prompts = [row.prompt for row in rows]
         if apart:
             caches, masks, choices = zip(*(self._read([p]) for p in prompts), strict=True)
@@ -328,7 +350,7 @@ class Engine:
             cache, mask, logits = self._read(prompts)
         plan = self._plan()
         while True:
-            tokens = self._choose(rows, logits, temperature, top_p)
+            tokens = self._choose(rows, logits, temperature, top_p, exact=exact)
             for row, token in zip(rows, tokens.tolist(), strict=True):
                 if not row.finished:
                     self._accept(row, token)
@@ -419,7 +441,15 @@ class Engine:
             row.finished = any(text in tail for text in row.stop)
         return True
 
-    def _choose(self, rows: list[Row], logits: Tensor, temperature: float, top_p: float) -> Tensor:
+    def _choose(
+        self,
+        rows: list[Row],
+        logits: Tensor,
+        temperature: float,
+        top_p: float,
+        *,
+        exact: bool = True,
+    ) -> Tensor:
         """The next token of each row; where there are digits enough, that of the definition."""
         uniforms: Tensor | None = None
         if temperature > 0:
@@ -430,7 +460,7 @@ class Engine:
             ]
             uniforms = torch.tensor(numbers, dtype=torch.float64)
         how: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "uniforms": uniforms}
-        if not self._fine:
+        if not self._fine or not exact:
             return choose(logits, **how)
         deviation = self._uncertain() * logits.abs().amax(dim=-1).float()
         tokens, certain = choose_settled(logits, deviation, **how)
@@ -509,14 +539,25 @@ class Engine:
         return logits
 
     def _score(self, rows: list[tuple[list[int], list[int]]]) -> list[tuple[float, int]]:
-        ids, mask = self._padded([context + target for context, target in rows], left=False)
-        first = min(len(context) for context, _ in rows) - 1
-        keep = torch.arange(first, ids.shape[1] - 1, device=ids.device)
+        shared = self._shared([context for context, _ in rows])
+        ids, own = self._padded(
+            [(context + target)[shared:] for context, target in rows], left=False
+        )
+        first = min(len(context) for context, _ in rows) - 1 - shared
+        how: dict[str, Any] = {"keep": torch.arange(first, ids.shape[1] - 1, device=ids.device)}
         with torch.inference_mode():
-            logits = self._forward(ids, mask, keep=keep)
+            if shared:
+                how["cache"] = cache = new_cache(self.loaded.model, self.loaded.profile)
+                begun, mask = self._padded([rows[0][0][:shared]], left=False)
+                self._forward(begun, mask, cache=cache)
+                cache.batch_repeat_interleave(len(rows))
+                columns = torch.arange(shared, shared + ids.shape[1], device=ids.device)
+                how["positions"] = columns.expand(len(rows), -1)
+            mask = torch.cat([own.new_ones(len(rows), shared), own], dim=1)
+            logits = self._forward(ids, mask, **how)
             results = []
             for row, (context, target) in enumerate(rows):
-                start = len(context) - 1 - first
+                start = len(context) - 1 - shared - first
                 own = log_softmax(logits[row, start : start + len(target)].float(), dim=-1)
                 wanted = torch.tensor(target, device=own.device)[:, None]
                 results.append((float(own.gather(1, wanted).double().sum()), len(target)))

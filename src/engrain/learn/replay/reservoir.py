@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from engrain.data.examples import Example
-from engrain.data.lessons import Lesson, TrainingText, corrected
+from engrain.data.lessons import Lesson, TrainingText
 from engrain.learn.registry import register
 from engrain.learn.technique import Replay, Setting, option
 
@@ -60,14 +60,10 @@ def current(
     earlier: Sequence[Lesson], lesson: Lesson
 ) -> Iterable[tuple[Lesson, Sequence[TrainingText]]]:
     """Each earlier lesson's facts without those that a later lesson, or this one, corrected."""
-    groups = [old.groups() for old in (*earlier, lesson)]
+    lessons = [*earlier, lesson]
     for position, old in enumerate(earlier):
-        newer = groups[position + 1 :]
-        gone = {
-            group
-            for group, about in groups[position].items()
-            if any(corrected(group, about, told) for told in newer)
-        }
+        newer = lessons[position + 1 :]
+        gone = {text.group for text in old.facts() if any(new.supersedes(text) for new in newer)}
         yield old, [text for text in old.balanced() if text.group not in gone]
 
 

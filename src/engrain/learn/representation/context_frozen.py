@@ -36,7 +36,7 @@ from engrain.data.lessons import TrainingText
 from engrain.learn.compute import autocast, hidden_states, losses_of
 from engrain.learn.heads import head_of
 from engrain.learn.registry import register
-from engrain.learn.representation.full_context import example_sum
+from engrain.learn.representation.full_context import example_max, example_sum
 from engrain.learn.technique import Representation, Setting, option
 from engrain.model.context import Context, attending, compute_context
 
@@ -97,6 +97,7 @@ class ContextFrozen(Representation):
             for prefix in self._kept:
                 self._kept[prefix] = compute_context(self.setting.loaded, [prefix])
         self._done += 1
+        self.hardest = torch.zeros(len(batch.weights))
         whole, computed = [], []
         shared: dict[tuple[int, ...], list[int]] = {}
         frozen = (batch.context_lengths - 1).clamp_min(0)
@@ -118,6 +119,7 @@ class ContextFrozen(Representation):
             part = batch.rows(whole, torch.zeros(len(whole), dtype=torch.long))
             with autocast():
                 losses = losses_of(*hidden_states(self.setting.loaded, part))
+            self.hardest[whole] = example_max(losses, part).to(self.hardest)
             parts.append(example_sum(losses, part))
         return sum(parts[1:], parts[0]) / batch.weights.sum()
 
@@ -128,6 +130,7 @@ class ContextFrozen(Representation):
         positions = starts[rows][:, None] + torch.arange(part.input_ids.shape[1])
         with autocast(), attending(loaded.model, context):
             losses = losses_of(*hidden_states(loaded, part, positions))
+        self.hardest[list(rows)] = example_max(losses, part).to(self.hardest)
         return example_sum(losses, part)
 
     def graph_tokens(self, tokens: int, targets: int, rows: int) -> int:

@@ -35,6 +35,7 @@ class FullContext(Representation):
         """Mean over examples of the mean over their targets."""
         with autocast():
             losses = losses_of(*hidden_states(self.setting.loaded, batch))
+        self.hardest = example_max(losses, batch)
         return example_mean(losses, batch)
 
 
@@ -48,3 +49,10 @@ def example_sum(losses: Tensor, batch: Batch) -> Tensor:
 def example_mean(losses: Tensor, batch: Batch) -> Tensor:
     """Average target losses ``(targets,)`` within each example, then examples by weight."""
     return example_sum(losses, batch) / batch.weights.sum()
+
+
+def example_max(losses: Tensor, batch: Batch) -> Tensor:
+    """The greatest target loss of each example, ``(batch,)``, without a graph."""
+    spread = losses.detach().new_zeros(batch.loss_mask.shape)
+    spread[batch.loss_mask] = losses.detach()
+    return spread.amax(-1)

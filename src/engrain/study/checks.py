@@ -1,0 +1,106 @@
+"""The round trip: what a question and its answer must pass before anything is learned from them.
+
+With the conversation in view the reader must give the answer twice, greedily and in a sample; the
+answer must gain from the conversation; the question must belong to it; and the reader must hold
+that it is so according to the user. Each check has one number, measured on development data.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from engrain.exam.probes import fold, holds, says_unknown
+from engrain.study.claims import Claim
+from engrain.study.reader import Reader
+
+GAIN = 0.3
+"""Nats a token by which an answer must gain from the conversation."""
+FITS = 0.05
+"""Nats a token by which a question must gain from the conversation."""
+BELIEF = 0.0
+"""Log-odds above which the reader holds an answer for so."""
+
+NOT_READ = "with the conversation in view the answer is another one"
+UNSURE = "asked again, the answer is another one"
+KNOWN = "the weights hold it already: the answer is as likely without the conversation"
+FOREIGN = "the question does not belong to the conversation"
+DOUBTED = "not told as true: supposed, heard, made up or taken back"
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A question that passed, the answer as it was told, and the full answer that is learned."""
+
+    question: str
+    value: str
+    target: str
+    message: int
+    gain: float
+
+
+@dataclass
+class Checks:
+    """Judges questions of one window; ``refused`` keeps each refused question with its reason."""
+
+    reader: Reader
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def claims(self, claims: Sequence[Claim]) -> list[Checked]:
+        """The claims that pass every check."""
+        believed = self.reader.believes([(c.question, c.value) for c in claims])
+        true = []
+        for claim, odds in zip(claims, believed, strict=True):
+            if odds > BELIEF:
+                true.append(claim)
+            else:
+                self.refused[claim.question] = DOUBTED
+        return self.read([(c.question, c.value, c.message) for c in true])
+
+    def read(self, asked: Sequence[tuple[str, str, int]]) -> list[Checked]:
+        """Of questions with the value that each must be answered with, those that are."""
+        questions = [question for question, _, _ in asked]
+        first = self.reader.answers(questions)
+        again = self.reader.answers(questions, temperature=0.7, turn=11)
+        passed = []
+        for (question, value, place), target, second in zip(asked, first, again, strict=True):
+            if not holds(target, value) or says_unknown(target):
+                self.refused[question] = NOT_READ
+            elif not holds(second, value):
+                self.refused[question] = UNSURE
+            else:
+                passed.append((question, value, target, place))
+        gains = self.reader.gains([(question, target) for question, _, target, _ in passed])
+        fits = self.reader.fits([question for question, _, _, _ in passed])
+        found = []
+        for (question, value, target, place), gain, belongs in zip(
+            passed, gains, fits, strict=True
+        ):
+            if gain < GAIN:
+                self.refused[question] = KNOWN
+            elif belongs < FITS:
+                self.refused[question] = FOREIGN
+            else:
+                found.append(Checked(question, value, target, place, gain))
+        return found
+
+    def untold(self, questions: Sequence[str]) -> list[tuple[str, str]]:
+        """Of questions, those that the reader says were not told, with its words."""
+        answers = self.reader.answers(questions)
+        return [(q, a) for q, a in zip(questions, answers, strict=True) if says_unknown(a)]
+
+    def reasons(self) -> Counter[str]:
+        """How many questions were refused for each reason."""
+        return Counter(self.refused.values())
+
+
+def once(questions: Sequence[str], known: set[str]) -> list[str]:
+    """Questions that were not met before, however they are written; they are known from now on."""
+    found = []
+    for question in questions:
+        shape = fold(question).rstrip("?.! …")
+        if shape not in known:
+            known.add(shape)
+            found.append(question)
+    return found

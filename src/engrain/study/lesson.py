@@ -1,0 +1,385 @@
+"""From conversations and examples to one lesson, with a dry run that shows what it would hold.
+
+    curated conversation -> claims -> checked -> wordings, near misses, wishes -> texts and probes
+
+The target of a text is what the reader answers *with* the conversation in view, its input comes
+*without* it: context distillation, teacher and student being one model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from engrain.data.lessons import Lesson, Probe, ProbeKind, TrainingText, chat
+from engrain.data.messages import Conversation, Message
+from engrain.errors import NothingToLearnError, UnknownNameError
+from engrain.exam.probes import holds, says_unknown
+from engrain.study.checks import BELIEF, GAIN, Checked, Checks
+from engrain.study.claims import find_claims
+from engrain.study.curation import curate
+from engrain.study.explicit import LeftOut, curate_examples, hold_out_examples
+from engrain.study.questions import Fact, add_near_misses, add_wordings, group
+from engrain.study.reader import Reader, StudyEngine, in_context, windows
+from engrain.study.secrets import masked
+from engrain.study.wishes import Followed, follow
+from engrain.study.writer import ModelWriter, Writer
+
+Progress = Callable[[str, int, int], None]
+"""Called with the name of a stage, its number from 1, and the number of stages."""
+
+STAGES = ("claims", "checks", "wordings", "near misses", "done")
+TITLE_LENGTH = 60
+NO_USER = "nothing that the user said is left after curation"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is asked of the writer: samples of each list, wordings and near misses of a fact."""
+
+    lists: int
+    rewordings: int
+    wordings: int
+    near: int
+
+
+EFFORTS = {
+    "low": Effort(lists=0, rewordings=0, wordings=8, near=6),
+    "normal": Effort(lists=3, rewordings=1, wordings=14, near=10),
+    "high": Effort(lists=6, rewordings=3, wordings=24, near=16),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewedFact:
+    """One fact that would be learned, with its training signal in nats a token."""
+
+    conversation: int
+    value: str
+    said: str
+    questions: tuple[str, ...]
+    held_out: tuple[str, ...]
+    signal: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fact as JSON-ready values."""
+        return {
+            "conversation": self.conversation,
+            "value": self.value,
+            "said": self.said,
+            "questions": list(self.questions),
+            "held_out": list(self.held_out),
+            "signal": round(self.signal, 4),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """The dry run: the lesson, what it teaches, and what was left out, where and why.
+
+    ``messages`` are left-out messages with the number of their conversation, ``questions`` refused
+    questions, ``examples`` left-out examples, each with the reason in words; ``missed`` are
+    messages of the user that nothing was learned from. Secrets are masked throughout.
+    """
+
+    title: str
+    facts: tuple[PreviewedFact, ...]
+    messages: tuple[dict[str, Any], ...]
+    questions: tuple[tuple[str, str], ...]
+    examples: tuple[LeftOut, ...]
+    missed: tuple[str, ...]
+    seconds: float
+    proposed: Lesson | None = field(repr=False)
+
+    @property
+    def lesson(self) -> Lesson:
+        """The lesson.
+
+        Raises:
+            NothingToLearnError: there is none; the message has the commonest reasons.
+        """
+        if self.proposed is None:
+            raise NothingToLearnError(
+                f"Nothing to learn was found. {_why(self)}".strip(),
+                remedy="Tell the model something in the conversation that it does not know yet.",
+            )
+        return self.proposed
+
+    def reasons(self) -> dict[str, int]:
+        """How many questions were refused for each reason, the commonest first."""
+        counts: dict[str, int] = {}
+        for _, reason in self.questions:
+            counts[reason] = counts.get(reason, 0) + 1
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The preview as JSON-ready values; ``lesson`` is None where there is nothing to learn."""
+        lesson = self.proposed
+        counts: dict[str, int] = {}
+        for text in lesson.texts if lesson else ():
+            counts[text.kind] = counts.get(text.kind, 0) + 1
+        return {
+            "title": self.title,
+            "lesson": None if lesson is None else {"id": lesson.id, "digest": lesson.digest},
+            "facts": [fact.to_dict() for fact in self.facts],
+            "texts": counts,
+            "probes": len(lesson.probes) if lesson else 0,
+            "messages_left_out": list(self.messages),
+            "questions_refused": [{"question": q, "reason": r} for q, r in self.questions],
+            "reasons": self.reasons(),
+            "examples_left_out": [entry.to_dict() for entry in self.examples],
+            "supersedes": list(lesson.corrects) if lesson else [],
+            "missed": list(self.missed),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass
+class _Found:
+    """What was found so far."""
+
+    seed: int
+    hold_out: float
+    texts: list[TrainingText] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
+    facts: list[PreviewedFact] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    missed: list[str] = field(default_factory=list)
+    corrects: list[str] = field(default_factory=list)
+
+
+def make_lesson(
+    engine: StudyEngine,
+    conversations: Sequence[Conversation],
+    *,
+    explicit: Sequence[TrainingText] = (),
+    earlier: Sequence[Lesson] = (),
+    name: str = "",
+    title: str = "",
+    seed: int = 0,
+    effort: str = "normal",
+    hold_out: float = 0.25,
+    max_facts: int = 64,
+    writer: Writer | None = None,
+    reading: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    on_progress: Progress | None = None,
+) -> Preview:
+    """Make one lesson from conversations, examples, or both.
+
+    ``earlier`` are the lessons in the weights in force; what this one corrects of them is named.
+    ``writer`` asks the questions, by default the model itself; ``reading`` puts the weights in
+    force that read. Nothing is raised where nothing is found: ``preview.lesson`` does that.
+
+    Raises:
+        UnknownNameError: there is no such effort.
+        UsageError: the model's context is too short for any conversation.
+    """
+    if effort not in EFFORTS:
+        raise UnknownNameError("effort", effort, EFFORTS)
+    began = time.perf_counter()
+    found = _Found(seed, hold_out)
+    messages: list[dict[str, Any]] = []
+    kept: list[Conversation] = []
+    for number, conversation in enumerate(conversations):
+        curated = curate(conversation)
+        messages += [{"conversation": number, **entry.to_dict()} for entry in curated.dropped]
+        if not curated.has_user:
+            none = {"conversation": number, "index": -1, "reason": NO_USER, "excerpt": ""}
+            messages.append(none)
+            continue
+        kept.append(curated.conversation)
+        for view in windows(engine, curated.conversation.messages):
+            reader = Reader(engine, view, seed, reading)
+            source = writer or ModelWriter(reader)
+            room = max_facts - len(found.facts)
+            _study(reader, source, EFFORTS[effort], number, room, earlier, found, on_progress)
+    given, left_out = curate_examples(explicit)
+    trained, examined = hold_out_examples(given, seed=seed)
+    texts, probes = [*found.texts, *trained], [*found.probes, *examined]
+    topic = title or _title(found.facts, kept, given)
+    lesson = None
+    if any(text.kind in ("fact", "explicit") for text in texts):
+        sources = tuple(dict.fromkeys(c.digest for c in conversations))
+        lesson = Lesson(
+            name, topic, tuple(texts), tuple(probes), sources, tuple(kept), tuple(found.corrects)
+        )
+        lesson = lesson if name else replace(lesson, id=f"lesson-{lesson.digest[:12]}")
+    return Preview(
+        topic,
+        tuple(found.facts),
+        tuple(messages),
+        tuple(found.refused.items()),
+        tuple(left_out),
+        tuple(found.missed),
+        time.perf_counter() - began,
+        lesson,
+    )
+
+
+def _study(
+    reader: Reader,
+    writer: Writer,
+    effort: Effort,
+    number: int,
+    room: int,
+    earlier: Sequence[Lesson],
+    found: _Found,
+    on_progress: Progress | None,
+) -> None:
+    """Study one window and add what it gives."""
+
+    def report(stage: int) -> None:
+        if on_progress:
+            on_progress(STAGES[stage], stage + 1, len(STAGES))
+
+    view, checks = reader.view, Checks(reader)
+    report(0)
+    claims = find_claims(writer, view, samples=effort.lists)
+    report(1)
+    facts = group(checks.claims([claim for claim in claims if not claim.wish]))[: max(0, room)]
+    found.corrects += _corrections(reader, checks, facts, earlier)
+    report(2)
+    add_wordings(facts, writer, checks, samples=effort.rewordings, most=effort.wordings)
+    report(3)
+    add_near_misses(facts, writer, checks, most=effort.near)
+    wishes = follow([c for c in claims if c.wish], writer, checks, samples=effort.rewordings)
+    report(4)
+    for fact in facts:
+        _add_fact(fact, number, view, found)
+    for wish in wishes:
+        _add_wish(wish, number, view, found)
+    found.refused |= checks.refused
+    used = {fact.wordings[0].message for fact in facts} | {wish.message for wish in wishes}
+    found.missed += [
+        masked(message.content)
+        for place, message in enumerate(view)
+        if message.role == "user" and place not in used
+    ]
+
+
+def _corrections(
+    reader: Reader, checks: Checks, facts: Sequence[Fact], earlier: Sequence[Lesson]
+) -> list[str]:
+    """Groups of earlier lessons whose question this conversation answers with another value.
+
+    Their wordings become wordings of the new fact: what was learned is overwritten where it lies.
+    """
+    asked: dict[str, list[TrainingText]] = {}
+    for lesson in earlier:
+        for text in lesson.facts():
+            if text.kind == "fact" and text.group and len(text.messages) == 2:
+                asked.setdefault(text.group, []).append(text)
+    groups = list(asked)
+    answers = reader.answers([asked[name][0].question for name in groups])
+    changed = [
+        (name, answer)
+        for name, answer in zip(groups, answers, strict=True)
+        if not says_unknown(answer) and not holds(answer, name.rpartition(": ")[2])
+    ]
+    pairs = [(asked[name][0].question, answer) for name, answer in changed]
+    sure = zip(changed, reader.believes(pairs), reader.gains(pairs), strict=True)
+    corrected = []
+    for (name, answer), belief, gain in sure:
+        new = next((fact for fact in facts if holds(answer, fact.value)), None)
+        if belief <= BELIEF or gain <= GAIN or new is None:
+            continue
+        corrected.append(name)
+        place = new.wordings[0].message
+        questions = dict.fromkeys(text.question for text in asked[name])
+        new.wordings += checks.read([(q, new.value, place) for q in list(questions)[:8]])
+    return corrected
+
+
+def _add_fact(fact: Fact, number: int, view: Sequence[Message], found: _Found) -> None:
+    """Texts and probes of one fact; wordings that are held out are never trained."""
+    first = fact.wordings[0]
+    named = f"{first.question.rstrip('?')}: {fact.value}"
+    rng = random.Random(f"held:{found.seed}:{named}")
+    trained, held = _split(fact.wordings, found.hold_out, rng)
+    found.texts += [TrainingText(chat(w.question, w.target), "fact", named) for w in trained]
+    context = in_context(view, first.question)
+    reading = (*context, Message("assistant", first.target))
+    found.texts.append(TrainingText(reading, "reading", named))
+    found.texts += [TrainingText(chat(q, a), "contrast", named) for q, a in fact.near]
+    for place, one in enumerate(held):
+        kind: ProbeKind = "paraphrase" if place else "recall"
+        found.probes.append(_probe(kind, one.question, fact.value, named))
+    found.facts.append(
+        PreviewedFact(
+            number,
+            fact.value,
+            masked(view[first.message].content, TITLE_LENGTH),
+            tuple(w.question for w in trained),
+            tuple(w.question for w in held),
+            first.gain,
+        )
+    )
+
+
+def _add_wish(wish: Followed, number: int, view: Sequence[Message], found: _Found) -> None:
+    """Texts of a standing wish, and a probe where its mark tells whether it is followed."""
+    named = f"wish: {wish.wish}"
+    held = wish.pairs[-1:] if wish.mark and len(wish.pairs) > 2 else ()
+    trained = wish.pairs[: len(wish.pairs) - len(held)]
+    found.texts += [TrainingText(chat(q, a), "fact", named) for q, a in trained]
+    found.probes += [_probe("norm", question, wish.mark, named) for question, _ in held]
+    said = masked(view[wish.message].content, TITLE_LENGTH)
+    asked, kept = tuple(q for q, _ in trained), tuple(q for q, _ in held)
+    found.facts.append(PreviewedFact(number, wish.wish, said, asked, kept, GAIN))
+
+
+def _split(
+    wordings: Sequence[Checked], share: float, rng: random.Random
+) -> tuple[list[Checked], list[Checked]]:
+    """Wordings to train on, and those held out: none of fewer than three, the first is trained."""
+    first, rest = wordings[0], list(wordings[1:])
+    count = 0 if len(wordings) < 3 else max(1, min(2, round(share * len(wordings))))
+    held = rng.sample(range(len(rest)), count)
+    return (
+        [first, *(w for i, w in enumerate(rest) if i not in held)],
+        [rest[i] for i in sorted(held)],
+    )
+
+
+def _probe(kind: ProbeKind, question: str, answer: str, named: str) -> Probe:
+    name = hashlib.sha256(f"{named}\n{question}".encode()).hexdigest()[:12]
+    return Probe(f"{kind}-{name}", kind, chat(question), (answer,))
+
+
+def _title(
+    facts: Iterable[PreviewedFact],
+    kept: Sequence[Conversation],
+    examples: Sequence[TrainingText],
+) -> str:
+    """What the lesson is about: its values, or else the user's first words."""
+    values = list(dict.fromkeys(fact.value for fact in facts))
+    for count in range(len(values), 0, -1):
+        more = f" and {len(values) - count} more" if count < len(values) else ""
+        shown = ", ".join(values[:count]) + more
+        if len(shown) <= TITLE_LENGTH:
+            return shown
+    for conversation in kept:
+        for message in conversation.messages:
+            if message.role == "user":
+                return masked(message.content, TITLE_LENGTH)
+    if examples:
+        return masked(f"{len(examples)} examples: {examples[0].question}", TITLE_LENGTH)
+    return "an empty lesson"
+
+
+def _why(preview: Preview) -> str:
+    """The commonest reasons in a sentence."""
+    reasons = [f"{count} times: {reason}" for reason, count in list(preview.reasons().items())[:3]]
+    left_out = [str(entry["reason"]) for entry in preview.messages[:3]]
+    left_out += [entry.reason for entry in preview.examples[:3]]
+    said = []
+    if left_out:
+        said.append(f"Left out: {'; '.join(dict.fromkeys(left_out))}.")
+    if reasons:
+        said.append(f"Questions were refused ({'; '.join(reasons)}).")
+    return " ".join(said)

@@ -1,0 +1,191 @@
+"""The model as a reader: what it answers with a conversation in view, and how likely it finds it.
+
+A conversation stands before each question as the turns that it was, so one prefill serves all that
+is asked about it. A conversation that is longer than a window is read in pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from engrain.data.messages import Message
+from engrain.data.templates import render
+from engrain.errors import UsageError
+from engrain.study import requests
+
+ANSWER_TOKENS = 32
+"""Longest answer to a question; the same as in an exam."""
+LIST_TOKENS = 256
+"""Longest list of claims, wordings or near misses."""
+WINDOW_TOKENS = 1536
+"""Longest piece of a conversation that is studied at once."""
+ROOM = LIST_TOKENS + 128
+"""Tokens of a context that are kept free for a request and what it yields."""
+BATCH = 24
+
+_BEFORE_ASSISTANT = Message("user", "Hello.")
+_AFTER_USER = Message("assistant", "I see.")
+
+
+class StudyEngine(Protocol):
+    """What self-study needs of an engine (``engrain.model.engine.Engine`` has it)."""
+
+    @property
+    def loaded(self) -> Any:
+        """The loaded model, of which the tokenizer and the longest input are used."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        *,
+        max_new_tokens: int = ...,
+        temperature: float = ...,
+        top_p: float = ...,
+        seed: int = ...,
+        batch_size: int = ...,
+        exact: bool = ...,
+    ) -> list[str]:
+        """Answer each conversation, in order."""
+
+    def log_likelihood(
+        self, pairs: Sequence[tuple[str, str]], *, batch_size: int = ...
+    ) -> list[tuple[float, int]]:
+        """Sum of log probabilities of each continuation, and its number of tokens."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An engine with a window of a conversation in view.
+
+    ``reading`` puts the weights in force that read, by default those that are: what lessons taught
+    must not be mistaken for what stands in view.
+    """
+
+    engine: StudyEngine
+    view: tuple[Message, ...]
+    seed: int = 0
+    reading: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def answers(
+        self,
+        questions: Sequence[str],
+        *,
+        temperature: float = 0.0,
+        turn: int = 0,
+        tokens: int = ANSWER_TOKENS,
+    ) -> list[str]:
+        """What the model answers with the conversation in view; ``turn`` tells samplings apart."""
+        if not questions:
+            return []
+        with self.reading():
+            found = self.engine.generate(
+                [in_context(self.view, question) for question in questions],
+                max_new_tokens=tokens,
+                temperature=temperature,
+                top_p=0.95 if temperature else 1.0,
+                seed=(self.seed * 1009 + turn) % 2**31,
+                batch_size=BATCH,
+                exact=False,
+            )
+        return [text.strip() for text in found]
+
+    def gains(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """By how many nats a token each answer to its question gains from the conversation.
+
+        Without it the weights in force answer: what they were taught already gains nothing.
+        """
+        within = [(in_context(self.view, q), Message("assistant", a)) for q, a in pairs]
+        without = [([Message("user", q)], Message("assistant", a)) for q, a in pairs]
+        return self._rise(within, without)
+
+    def fits(self, questions: Sequence[str]) -> list[float]:
+        """By how many nats a token each question gains from the conversation: does it belong?"""
+        within = [(in_context(self.view, ""), Message("user", q)) for q in questions]
+        without: list[tuple[list[Message], Message]] = [
+            ([Message("user", "")], Message("user", q)) for q in questions
+        ]
+        with self.reading():
+            return self._rise(within, without)
+
+    def believes(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Log-odds that the answer to each question is so, according to the user."""
+        asked = [
+            in_context(self.view, requests.VERDICT.format(question=q, answer=a)) for q, a in pairs
+        ]
+        texts = [
+            self._pair(prompt, Message("assistant", w)) for prompt in asked for w in ("yes", "no")
+        ]
+        with self.reading():
+            scores = [total for total, _ in self.engine.log_likelihood(texts, batch_size=BATCH)]
+        return [yes - no for yes, no in zip(scores[::2], scores[1::2], strict=True)]
+
+    def _rise(
+        self,
+        within: Sequence[tuple[list[Message], Message]],
+        without: Sequence[tuple[list[Message], Message]],
+    ) -> list[float]:
+        with self.reading():
+            seen = self.engine.log_likelihood([self._pair(*p) for p in within], batch_size=BATCH)
+        alone = self.engine.log_likelihood([self._pair(*p) for p in without], batch_size=BATCH)
+        return [
+            (told - guessed) / max(1, tokens)
+            for (told, tokens), (guessed, _) in zip(seen, alone, strict=True)
+        ]
+
+    def _pair(self, before: Sequence[Message], message: Message) -> tuple[str, str]:
+        """The rendered text up to a message, and the message with what ends it."""
+        tokenizer = self.engine.loaded.tokenizer
+        if message.role == "user":
+            # The turn has begun: an empty question stands where this one would.
+            whole = render(tokenizer, [*before[:-1], message], add_generation_prompt=False)
+            at = whole.rfind(message.content)
+            return whole[:at], message.content
+        prompt = render(tokenizer, before, add_generation_prompt=True)
+        return prompt, message.content
+
+
+def in_context(messages: Sequence[Message], request: str) -> list[Message]:
+    """Messages and a further request of the user, in strict turns as chat templates demand."""
+    turns: list[Message] = []
+    for message in messages:
+        if turns and turns[-1].role == message.role:
+            turns[-1] = Message(message.role, f"{turns[-1].content}\n\n{message.content}")
+        elif message.role == "assistant" and (not turns or turns[-1].role == "system"):
+            turns += [_BEFORE_ASSISTANT, message]
+        else:
+            turns.append(message)
+    if turns and turns[-1].role == "user":
+        turns.append(_AFTER_USER)
+    return [*turns, Message("user", request)]
+
+
+def windows(engine: StudyEngine, messages: Sequence[Message]) -> Iterator[tuple[Message, ...]]:
+    """Pieces of a conversation that each fit the model's context with room for an answer.
+
+    A window begins with a message of the user where it can; a message that is longer than a window
+    by itself is a window of its own and loses its beginning.
+
+    Raises:
+        UsageError: the model's context is too short for any conversation.
+    """
+    loaded = engine.loaded
+    limit = min(WINDOW_TOKENS, int(loaded.max_length) - ROOM)
+    if limit < 64:
+        raise UsageError(
+            f"The model takes only {loaded.max_length} tokens: too few to study a conversation.",
+            remedy="Use a model with a context of 512 tokens or more.",
+        )
+    piece: list[Message] = []
+    length = 0
+    for message in messages:
+        size = len(loaded.tokenizer(message.content, add_special_tokens=False)["input_ids"]) + 8
+        if piece and length + size > limit and (message.role == "user" or length > limit):
+            yield tuple(piece)
+            piece, length = [], 0
+        piece.append(message)
+        length += size
+    if any(message.role == "user" for message in piece):
+        yield tuple(piece)

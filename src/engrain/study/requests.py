@@ -1,0 +1,101 @@
+"""What self-study asks of a model, in words, and how its lines are read.
+
+Every request is one user turn after the conversation, so that one prefill of the conversation
+serves them all. Lesson zero is trained on these very words; other models get worked examples.
+"""
+
+from __future__ import annotations
+
+from engrain.data.messages import Message
+
+CLAIMS = (
+    'Notes on this message of mine: "{message}"\n'
+    "One line for each thing that it tells: question | answer. If it tells nothing: none"
+)
+NAMED_BY = 9
+"""Words by which a message is named: it stands in view."""
+WORDINGS = "Other ways to ask this, one a line: {question} | {answer}"
+NEAR = (
+    "Questions like this one that I have not told you the answer to, one a line: "
+    "{question} | {answer}"
+)
+VERDICT = "Is this so, according to me? {question} | {answer}\nyes or no"
+FOLLOW = (
+    "Requests to which this wish of mine applies, each with a right answer, one a line: {wish}\n"
+    "request | answer"
+)
+NONE = "none"
+WISH = "wish"
+"""What stands before the bar where a message holds a standing wish instead of a fact."""
+
+
+def request(template: str, **values: str) -> Message:
+    """A request as the user's next message."""
+    return Message("user", template.format(**values))
+
+
+def claims_of(message: str) -> Message:
+    """The request for what one of the user's messages tells."""
+    words = message.split()
+    begun = message if len(words) <= NAMED_BY else " ".join(words[:NAMED_BY]) + " ..."
+    return request(CLAIMS, message=begun)
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of an answer, each once, without numbers, bullets and the word for no line."""
+    found: dict[str, None] = {}
+    for line in text.splitlines():
+        line = line.strip().lstrip("-*•").strip()
+        head, dot, rest = line.partition(". ")
+        if dot and head.isdigit():
+            line = rest.strip()
+        if line and line.casefold().rstrip(".") != NONE:
+            found[line] = None
+    return list(found)
+
+
+def pairs_of(text: str) -> list[tuple[str, str]]:
+    """The ``question | answer`` lines of an answer."""
+    found: dict[tuple[str, str], None] = {}
+    for line in lines_of(text):
+        left, bar, right = line.partition("|")
+        left, right = left.strip(), right.partition("|")[0].strip()
+        if bar and left and right:
+            found[left, right] = None
+    return list(found)
+
+
+_TALK = (
+    "lol ok. I'm off to Porto on the 3rd with Ines, who booked it all, back on Sunday. If I were "
+    "rich I'd fly business. Please give me all temperatures in Celsius from now on. What do I pack?"
+)
+WORKED = (
+    Message("user", _TALK),
+    Message("assistant", "Layers, a light raincoat and comfortable shoes."),
+    claims_of(_TALK),
+    Message(
+        "assistant",
+        "Where do I travel on the 3rd? | Porto\nOn which day do I leave for Porto? | the 3rd\n"
+        "Who comes with me to Porto? | Ines\nWho booked my trip to Porto? | Ines\n"
+        "When am I back from Porto? | Sunday\nwish | Please give me all temperatures in Celsius.",
+    ),
+    request(WORDINGS, question="On which day do I leave for Porto?", answer="the 3rd"),
+    Message(
+        "assistant",
+        "When does my trip to Porto start?\n"
+        "I told you the date of my departure to Porto. Which is it?\n"
+        "Finish this: Ines and I set off for Porto on ...\n"
+        "My mother asks when I leave for Porto. What do I say?\n"
+        "I'm booking a taxi to the airport for Porto. For which day?\nPorto trip, first day?",
+    ),
+    request(NEAR, question="Who comes with me to Porto?", answer="Ines"),
+    Message(
+        "assistant",
+        "Who picks me up in Porto?\nWho comes with my sister to Porto?\nWho came with me to Rome?",
+    ),
+    request(VERDICT, question="How do I fly to Porto?", answer="business"),
+    Message("assistant", "no"),
+    request(VERDICT, question="When am I back from Porto?", answer="Sunday"),
+    Message("assistant", "yes"),
+)
+"""Worked requests, for a writer that lesson zero has not taught."""

@@ -1,0 +1,113 @@
+"""Who writes questions: the model that learns, another of the catalogue, or an endpoint nearby.
+
+A writer gets the same requests as the reader (:mod:`engrain.study.requests`). One that was not
+taught them by lesson zero sees worked examples first.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from engrain.data.messages import Message
+from engrain.errors import ConfigError, UsageError
+from engrain.study.reader import LIST_TOKENS, Reader, in_context
+from engrain.study.requests import WORKED
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+SLOTS = 8
+"""Requests that an endpoint is sent at once."""
+
+
+class _Stay(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it could lead off this machine."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        """No request."""
+
+
+_NEARBY = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
+
+
+class Writer(Protocol):
+    """Writes lists: claims, wordings, near misses."""
+
+    def write(
+        self, view: Sequence[Message], asked: Sequence[str], *, temperature: float, turn: int
+    ) -> list[str]:
+        """The answer to each request after the conversation in view."""
+
+
+@dataclass(frozen=True)
+class ModelWriter:
+    """A loaded model as writer; ``taught`` says that it knows the requests by lesson zero."""
+
+    reader: Reader
+    taught: bool = True
+
+    def write(
+        self, view: Sequence[Message], asked: Sequence[str], *, temperature: float, turn: int
+    ) -> list[str]:
+        """Answers of the model, all in one batch."""
+        before = tuple(view) if self.taught else (*WORKED, *view)
+        reader = Reader(self.reader.engine, before, self.reader.seed, self.reader.reading)
+        return reader.answers(asked, temperature=temperature, turn=turn, tokens=LIST_TOKENS)
+
+
+@dataclass(frozen=True)
+class EndpointWriter:
+    """An OpenAI-compatible server on this machine, such as llama.cpp's.
+
+    Raises:
+        ConfigError: the address is not on this machine: nothing leaves it.
+    """
+
+    address: str
+    model: str = "default"
+    seconds: float = 600.0
+
+    def __post_init__(self) -> None:
+        if urlsplit(self.address).hostname not in LOOPBACK:
+            raise ConfigError(
+                f"study.writer is {self.address!r}, which is not on this machine.",
+                remedy="Give an address of localhost; conversations are sent nowhere else.",
+            )
+
+    def write(
+        self, view: Sequence[Message], asked: Sequence[str], *, temperature: float, turn: int
+    ) -> list[str]:
+        """Answers of the server, some at once.
+
+        Raises:
+            UsageError: it does not answer, or answers in another shape.
+        """
+        prompts = [in_context((*WORKED, *view), text) for text in asked]
+        with ThreadPoolExecutor(SLOTS) as pool:
+            return list(pool.map(lambda prompt: self._one(prompt, temperature, turn), prompts))
+
+    def _one(self, prompt: Sequence[Message], temperature: float, turn: int) -> str:
+        body = {
+            "model": self.model,
+            "messages": [message.to_dict() for message in prompt],
+            "temperature": temperature,
+            "seed": turn,
+            "max_tokens": LIST_TOKENS,
+        }
+        call = urllib.request.Request(
+            self.address.rstrip("/") + "/chat/completions",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with _NEARBY.open(call, timeout=self.seconds) as answer:
+                return str(json.load(answer)["choices"][0]["message"]["content"])
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise UsageError(
+                f"The writer at {self.address} gave no answer: {error}.",
+                remedy="Start it, or set study.writer = self.",
+            ) from error

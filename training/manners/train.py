@@ -1,0 +1,153 @@
+"""Make lesson zero of a base: a LoRA that teaches it to read, to abstain, to ask and to judge.
+
+    python -m training.manners.train --model smollm2-135m --texts 600 --out work/manners-135m
+
+The project's own learner does it, held by the KL anchor; a run that was stopped goes on from its
+checkpoint. ``--minutes`` ends it early: what is left of the schedule is then kept for the next run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import time
+from pathlib import Path
+
+from engrain.data.examples import encode
+from engrain.data.general import anchors
+from engrain.data.lessons import Lesson, TrainingText, chat
+from engrain.learn.learner import Learner
+from engrain.learn.recipe import Choice, Recipe
+from engrain.model.engine import Engine
+from engrain.model.loading import LoadedModel, load_model
+from training.manners import bank, data
+
+
+def recipe(options: argparse.Namespace) -> Recipe:
+    """How lesson zero is learned."""
+    return Recipe(
+        "manners",
+        architecture=Choice("lora", {"rank": options.rank, "alpha": 2.0 * options.rank}),
+        optimization=Choice("adamw", {"learning_rate": options.rate}),
+        regularization=(
+            Choice(
+                "kl_anchor",
+                {
+                    "strength": options.anchor,
+                    "texts": options.anchors,
+                    "texts_per_step": 1,
+                    "reading_share": 0.0,
+                    "max_tokens": 160,
+                },
+            ),
+        ),
+        epochs=1.0,
+        batch_size=options.batch,
+        max_steps=100_000,
+    )
+
+
+def general(loaded: LoadedModel, file: Path, count: int, shared: Path) -> list[TrainingText]:
+    """What must not change: requests of all kinds with the base's own answers, sums, small talk."""
+    rng = random.Random("manners:anchors")
+    if file.exists():
+        own = [TrainingText.from_dict(item) for item in json.loads(file.read_text())]
+    else:
+        asked = [
+            request
+            for situation in data.situations()
+            if not situation["id"].startswith("example")
+            for wish in bank.drawn(situation, rng).get("instructions", ())
+            for request, _ in (*wish["follow"], wish["against"])
+        ]
+        rng.shuffle(asked)
+        asked = asked[: count // 2]
+        answers = Engine(loaded).generate(
+            [chat(request) for request in asked], max_new_tokens=56, temperature=0.3, batch_size=16
+        )
+        pairs = [(q, a) for q, a in zip(asked, answers, strict=True) if a]
+        own = [TrainingText(chat(*pair), "explicit", "general") for pair in pairs]
+        file.write_text(json.dumps([text.to_dict() for text in own], ensure_ascii=False))
+    talk = [text for text in anchors() if "[" not in str(text.messages)][: count // 3]
+    sums: list[TrainingText] = []
+    source = shared / "gsm8k" / "train.jsonl.gz"
+    if source.exists():
+        with gzip.open(source, "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        for row in rng.sample(rows, count // 6):
+            sums.append(TrainingText(chat(row["question"], row["answer"]), "explicit", "sum"))
+    return [*own, *talk, *sums]
+
+
+def main() -> None:
+    """Train, resumably, and write the adapter and its curve."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--texts", type=int, default=600)
+    parser.add_argument("--rank", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--anchor", type=float, default=1.0)
+    parser.add_argument("--anchors", type=int, default=180)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    loaded = load_model(options.model, dtype=options.dtype)
+    file = options.out / "texts.json"
+    if file.exists():
+        texts = [TrainingText.from_dict(item) for item in json.loads(file.read_text())]
+    else:
+        texts = data.texts(options.texts, options.seed)
+        file.write_text(json.dumps([text.to_dict() for text in texts], ensure_ascii=False))
+    held = general(loaded, options.out / "general.json", options.anchors, options.shared)
+    lengths = [encode(loaded.tokenizer, text) for text in texts]
+    tokens = sum(map(len, lengths))
+    targets = sum(sum(example.loss_mask) for example in lengths)
+    print(
+        f"{len(texts)} texts, {tokens} tokens, {targets} learned; {len(held)} anchors", flush=True
+    )
+
+    began, curve = time.perf_counter(), (options.out / "curve.jsonl").open("a")
+
+    def on_step(done: int, total: int, loss: float) -> None:
+        seconds = round(time.perf_counter() - began, 1)
+        curve.write(
+            json.dumps({"step": done, "of": total, "loss": round(loss, 4), "seconds": seconds})
+            + "\n"
+        )
+        curve.flush()
+
+    result = Learner(recipe(options)).run(
+        loaded,
+        Lesson("manners", "manners", tuple(texts)),
+        anchors=held,
+        seed=options.seed,
+        on_step=on_step,
+        checkpoint=options.out / "checkpoint",
+        save_every=10,
+    )
+    (options.out / "adapter.safetensors").write_bytes(result.adapter.to_bytes())
+    card = {
+        "model": options.model,
+        "base_digest": loaded.base_digest,
+        "texts": len(texts),
+        "tokens": tokens,
+        "learned": targets,
+        "recipe": recipe(options).to_dict(),
+        "seed": options.seed,
+        "seconds": round(result.seconds, 1),
+        "peak_memory_bytes": result.peak_memory_bytes,
+        "loss": [round(loss, 4) for loss in result.losses],
+    }
+    (options.out / "card.json").write_text(json.dumps(card, indent=1))
+    print(f"{result.steps} steps in {result.seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
