@@ -9,7 +9,9 @@ EngrainError                      exit code 1
 │   ├── ModelNotFoundError        neither a folder nor a cached hub id
 │   ├── NoChatTemplateError       the tokenizer has no chat template
 │   ├── TokenizerMismatchError    tokenizer and weights don't belong together
-│   └── UnsupportedModelError     an architecture lacks what a technique needs
+│   ├── UnsupportedModelError     an architecture lacks what a technique needs
+│   ├── CorruptModelError         a file is damaged: digest differs, part missing, cut off
+│   └── ModelSourceError          a model can't be had: no network, no pip, no such file
 ├── HomeError                     the home folder can't be used
 │   ├── HomeNotFoundError         not initialised
 │   ├── HomeExistsError           initialised already
@@ -122,6 +124,14 @@ class TokenizerMismatchError(ModelError):
 
 class UnsupportedModelError(ModelError):
     """A model's architecture lacks what a technique needs."""
+
+
+class CorruptModelError(ModelError):
+    """A model's file is damaged: its digest differs, a part is missing, or it ends too early."""
+
+
+class ModelSourceError(ModelError):
+    """No source gives the model: no network, no pip, or nothing in the folder."""
 
 
 class HomeError(EngrainError):

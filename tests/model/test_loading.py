@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engrain.errors import (
+    CorruptModelError,
     EngrainError,
     ModelError,
     ModelNotFoundError,
@@ -16,7 +17,7 @@ from engrain.errors import (
     TokenizerMismatchError,
     UnsupportedModelError,
 )
-from engrain.model import loading
+from engrain.model import locate
 from engrain.model.engine import Engine
 from engrain.model.loading import load_model
 from engrain.model.testing import save_tiny, tiny_model
@@ -164,6 +165,8 @@ def test_revision_sees_every_write() -> None:
     seen = {loaded.revision}
     assert {loaded.revision} == seen
     loaded.reset()
+    assert {loaded.revision} == seen, "nothing was written: all was as it shall be"
+    loaded.set_weights({name: tensor + 1 for name, tensor in loaded.base_weights().items()})
     seen.add(loaded.revision)
     with torch.no_grad():
         next(loaded.model.parameters()).add_(0.0)
@@ -199,7 +202,7 @@ def test_a_file_is_not_a_model(folder: Path) -> None:
 
 
 def test_pocket(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "POCKET_FOLDER", tmp_path / "empty")
+    monkeypatch.setattr(locate, "POCKET_FOLDER", tmp_path / "empty")
     monkeypatch.delenv("ENGRAIN_POCKET", raising=False)
     check(ModelNotFoundError, "pocket", "pocket")
     monkeypatch.setenv("ENGRAIN_POCKET", str(folder))
@@ -240,7 +243,7 @@ def test_corrupt_weights(folder: Path, damage: str) -> None:
     file = folder / "model.safetensors"
     raw = file.read_bytes()
     file.write_bytes({"cut": raw[:-100], "header": b"\xff" * 64 + raw[64:], "empty": b""}[damage])
-    check(ModelError, "corrupt", folder)
+    check(CorruptModelError, "corrupt", folder)
 
 
 def test_a_checkpoint_that_lacks_tensors(folder: Path) -> None:

@@ -13,6 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, cast
 
+from engrain.errors import ModelError
+
 ComputeType = Literal["float32", "bfloat16"]
 
 COMPUTE_TYPES: tuple[ComputeType, ...] = ("float32", "bfloat16")
@@ -61,6 +63,30 @@ def overridden_compute() -> ComputeType | None:
     What is measured or computed under an override is kept apart by it.
     """
     return compute_type() if compute_type() != default_compute() else None
+
+
+def choose_device(wanted: str = AUTO) -> str:
+    """The device that a model shall run on; ``auto`` takes the fastest that there is.
+
+    Raises:
+        ModelError: no such device, or this machine has none.
+    """
+    import torch
+
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if wanted == AUTO:
+        return next(name for name, found in there.items() if found)
+    # "cuda:1" is the second of several.
+    if not there.get(wanted.partition(":")[0], False):
+        raise ModelError(
+            f"There is no device {wanted!r} here.",
+            remedy="Set model.device to auto or cpu, or install the torch build for the device.",
+        )
+    return wanted
 
 
 @cache
