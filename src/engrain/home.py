@@ -17,6 +17,7 @@ from engrain.exam.exam import Exam, run_exam
 from engrain.exam.kept import Kept
 from engrain.exam.panel import Panel, load_panel
 from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State
+from engrain.lesson import zero
 from engrain.lesson.asked import Asked, OnProgress
 from engrain.lesson.changes import Change, Changes
 from engrain.lesson.folder import LEDGER_FILE as LEDGER_FILE
@@ -27,10 +28,10 @@ from engrain.lesson.stages import Outcome, versions
 from engrain.model.engine import Engine
 
 if TYPE_CHECKING:
-    from engrain.dream.lesson import Preview
     from engrain.learn.recipe import Recipe
     from engrain.lesson.cost import Estimate
     from engrain.model.loading import LoadedModel
+    from engrain.study.lesson import Preview
 
 
 class Home:
@@ -71,6 +72,8 @@ class Home:
             state=home._folding.fold_digest(()),
             versions=versions(),
         )
+        if home.config.learn.manners:
+            zero.take(home.ledger, home._folding, versions())
         return home
 
     @classmethod

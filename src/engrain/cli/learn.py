@@ -18,9 +18,9 @@ from engrain.cli.session import (
 )
 
 if TYPE_CHECKING:
-    from engrain.dream.lesson import Preview
     from engrain.lesson.cost import Estimate
     from engrain.lesson.stages import Outcome
+    from engrain.study.lesson import Preview
 
 EXAMPLES = """
 engrain learn conversation.json
@@ -145,5 +145,5 @@ def _lines(data: dict[str, Any]) -> list[str]:
         lines.append(f"  refused   {entry['question']}  ({entry['reason']})")
     lines += [f"  missed    {said}" for said in data["missed"]]
     if data["supersedes"]:
-        lines.append(f"  corrects  {len(data['supersedes'])} probes of earlier lessons")
+        lines.append(f"  corrects  {len(data['supersedes'])} answers of earlier lessons")
     return lines

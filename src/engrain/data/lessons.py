@@ -168,7 +168,9 @@ class Lesson:
 
     def supersedes(self, earlier: TrainingText) -> bool:
         """Whether this lesson gives the fact of an earlier text another value."""
-        return earlier.group in self.corrects or corrected(earlier.group, earlier.about, self.groups())
+        return earlier.group in self.corrects or corrected(
+            earlier.group, earlier.about, self.groups()
+        )
 
 
 def corrected(group: str, about: frozenset[str], newer: Mapping[str, frozenset[str]]) -> bool:

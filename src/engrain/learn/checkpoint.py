@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -17,7 +17,17 @@ from engrain.model import kernels
 from engrain.model.hardware import compute_type
 
 if TYPE_CHECKING:
-    from engrain.learn.technique import Technique
+    from torch import Tensor
+
+
+class Stateful(Protocol):
+    """A part of a run that goes on from tensors."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Tensors that a resumed run needs beside its inputs."""
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue where :meth:`state_dict` was taken."""
 
 
 def _computed() -> str:
@@ -30,7 +40,7 @@ class Checkpoint:
     """The file from which a run continues; does nothing without a path."""
 
     def __init__(
-        self, path: Path | None, run: str, techniques: Mapping[str, Sequence[Technique]]
+        self, path: Path | None, run: str, techniques: Mapping[str, Sequence[Stateful]]
     ) -> None:
         self._path = path
         self._run = run

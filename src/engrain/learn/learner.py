@@ -17,7 +17,7 @@ from engrain.data.examples import Batch, Example
 from engrain.data.lessons import Lesson, TrainingText, canonical_digest
 from engrain.errors import DivergedError, NothingToLearnError
 from engrain.learn.absence import Absence
-from engrain.learn.checkpoint import Checkpoint
+from engrain.learn.checkpoint import Checkpoint, Stateful
 from engrain.learn.compact import compacted
 from engrain.learn.compute import frozen_in_compute_type, recomputing
 from engrain.learn.heads import head_of
@@ -148,8 +148,9 @@ class Learner:
             optimization.prepare(architecture.parameters(), setting)
             follow(optimization, rules, setting)
             digest = run_digest(self.recipe, setting, adapters)
-            kept = {**techniques, **({"mastery": [mastery]} if mastery else {})}
-            saved = Checkpoint(checkpoint, digest, kept)
+            parts: dict[str, Sequence[Stateful]] = {**techniques}
+            parts |= {"mastery": [mastery]} if mastery else {}
+            saved = Checkpoint(checkpoint, digest, parts)
             losses = saved.load()
             first = len(losses)
             with ExitStack() as ways:

@@ -21,6 +21,7 @@ from engrain.exam.panel import PanelResult, run_panel
 from engrain.ledger.ledger import Ledger
 from engrain.ledger.records import Status
 from engrain.lesson.served import Served
+from engrain.model.adapter import Adapter
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, done, in all) while a stage runs."""
@@ -41,8 +42,12 @@ class Asked:
     kept: Kept
 
     def lessons(self) -> list[Lesson]:
-        """The lessons that are served, in the order in which they were accepted."""
-        return [self.ledger.lesson(name) for name in self.ledger.current().lessons]
+        """The lessons that are served but lesson zero, in the order in which they were accepted."""
+        return [self.ledger.lesson(name) for name, _ in self.served.learned()]
+
+    def adapters(self) -> list[Adapter]:
+        """The adapters of these lessons."""
+        return self.served.adapters([digest for _, digest in self.served.learned()])
 
     def questions(
         self, lesson: Lesson | None = None

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from engrain.config import GateConfig
 from engrain.data.lessons import Lesson, TrainingText
@@ -22,12 +22,11 @@ from engrain.learn.recipe import Recipe, named
 from engrain.ledger.lock import named_errors
 from engrain.lesson import cost
 from engrain.lesson.asked import Asked, OnProgress
-from engrain.lesson.folder import HomeFolder
+from engrain.lesson.folder import POCKET, HomeFolder
 from engrain.lesson.stages import Outcome, Stages
 from engrain.study.explicit import read_source
-
-if TYPE_CHECKING:
-    from engrain.dream.lesson import Preview
+from engrain.study.lesson import Preview, make_lesson
+from engrain.study.writer import EndpointWriter, Writer
 
 Source = Path | str | Conversation | Sequence[Conversation]
 """What can be learned: a file, a chat's name, or conversations."""
@@ -63,7 +62,10 @@ class Jobs:
         Raises:
             ConfigError: it can't make one lesson.
         """
-        recipe = named(name or self.home.config.learn.recipe)
+        chosen = name or self.home.config.learn.recipe
+        if chosen == "auto":
+            chosen = "default" if self.home.ledger.base().source == POCKET else "chat"
+        recipe = named(chosen)
         recipe = recipe.with_settings(dict(self.home.config.learn.settings))
         if recipe.restart:
             raise ConfigError(
@@ -98,25 +100,33 @@ class Jobs:
         name: str,
         on_progress: OnProgress | None,
     ) -> Preview:
-        from engrain.dream.lesson import make_lesson
-
         def report(stage: str, done: int, total: int) -> None:
             if on_progress:
                 on_progress("studied", done, total)
 
-        asked = self.asked()
-        return make_lesson(
-            asked.served.engine,
-            conversations,
-            explicit=examples,
-            earlier=asked.lessons(),
-            name=name,
-            seed=self.home.config.learn.seed,
-            effort=self.home.config.learn.effort,
-            hold_out=self.home.config.study.hold_out,
-            max_facts=self.home.config.study.max_facts,
-            on_progress=report,
-        )
+        asked, config = self.asked(), self.home.config
+        how: dict[str, Any] = {
+            "explicit": examples,
+            "earlier": asked.lessons(),
+            "name": name,
+            "seed": config.learn.seed,
+            "effort": config.learn.effort,
+            "hold_out": config.study.hold_out,
+            "max_facts": config.study.max_facts,
+            "on_progress": report,
+        }
+        engine = asked.served.engine
+        if asked.served.loaded.source == POCKET:
+            # It was trained on the requests of the rules in dream, until it is taught study's.
+            from engrain.dream.lesson import make_lesson as make_by_rules
+
+            return cast(Preview, make_by_rules(engine, conversations, **how))
+        return make_lesson(engine, conversations, writer=self._writer(), **how)
+
+    def _writer(self) -> Writer | None:
+        """Who asks the questions; None for the model itself."""
+        chosen = self.home.config.study.writer
+        return None if chosen == "self" else EndpointWriter(chosen)
 
     def _estimate(
         self,
@@ -131,7 +141,7 @@ class Jobs:
             examples,
             self.home.config.learn.effort,
             asked.lessons(),
-            asked.served.adapters(self.home.ledger.current().adapters),
+            asked.adapters(),
         )
         return self._prices(recipe).estimate(asked.served, source, force=force)
 
@@ -142,7 +152,7 @@ class Jobs:
             recipe,
             kept.base_digest,
             kept.panel,
-            bool(self.home.ledger.current().lessons),
+            bool(self.asked().lessons()),
             kept.noise_path.exists(),
         )
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from engrain.model.loading import LoadedModel
 
 
+MANNERS = "manners"
+"""The recipe of lesson zero (:mod:`engrain.lesson.zero`)."""
+
+
 class Served:
     """Keeps the live weights, the engine's caches and the ledger's state in step.
 
@@ -31,10 +35,30 @@ class Served:
         self.engine = engine
         self._ledger = ledger
         self._digest = ""
+        loaded.ground = self._ground
 
     def adapters(self, digests: Sequence[str]) -> list[Adapter]:
         """The stored adapters of these digests, in order."""
         return [Adapter.from_bytes(self._ledger.blobs.get(digest)) for digest in digests]
+
+    def learned(self) -> list[tuple[str, str]]:
+        """The lessons in force and the digests of their adapters, in order, but lesson zero."""
+        state, zero = self._ledger.current(), self._zero()
+        pairs = zip(state.lessons, state.adapters, strict=True)
+        return [pair for pair in pairs if pair[0] != zero]
+
+    def _zero(self) -> str:
+        """The id of lesson zero, "" where none is in force."""
+        state = self._ledger.current()
+        first = state.lessons[:1]
+        found = [n for n in first if self._ledger.get_entry(n).recipe.get("name") == MANNERS]
+        return found[0] if found else ""
+
+    def _ground(self) -> Mapping[str, Tensor]:
+        """The weights of before all lessons but lesson zero, as far as that is in force."""
+        if not self._zero():
+            return self.loaded.stored()
+        return self.fold(self._ledger.current().adapters[:1])[0]
 
     def fold(self, adapters: Sequence[str]) -> tuple[dict[str, Tensor], str]:
         """The weights that adapters (digests, in order) give over the base, and their digest."""

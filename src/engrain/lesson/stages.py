@@ -193,7 +193,7 @@ class Stages:
                     self.served.loaded,
                     lesson,
                     earlier=earlier,
-                    adapters=self.served.adapters(self.ledger.current().adapters),
+                    adapters=self.asked.adapters(),
                     anchors=anchors_beside([*earlier, lesson]),
                     contexts=self.served.engine.context,
                     seed=self.seed,

@@ -1,0 +1,125 @@
+"""Lesson zero: the manners of a base, which come with the product and stand first in a home's list.
+
+It teaches a chat model to read a conversation, to say what it was not told, to ask and to judge
+(``training/manners/``). It is a lesson like any other: listed, disabled, undone. What differs is
+that nothing is replayed of it, no later lesson is learned without it, and what later lessons must
+leave alone is the base *with* it.
+
+A portable lesson is one file, a zip of ``lesson.json`` (base, recipe, card, digest of the adapter)
+and ``adapter.safetensors``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from engrain.data.lessons import Lesson
+from engrain.errors import BlobCorruptError
+from engrain.exam.exam import Exam
+from engrain.ledger.ledger import Ledger
+from engrain.ledger.records import LessonEntry, LessonRecord, State
+from engrain.lesson.served import MANNERS, Served
+
+FORMAT = 1
+_FIXED = (1980, 1, 1, 0, 0, 0)
+"""The time of every member: equal lessons are equal files."""
+
+
+@dataclass(frozen=True)
+class Portable:
+    """Lesson zero of a base, as one file holds it."""
+
+    base_digest: str
+    recipe: Mapping[str, Any]
+    card: Mapping[str, Any] = field(repr=False)
+    adapter: bytes = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        """The file; equal lessons give equal bytes."""
+        record = {
+            "format": FORMAT,
+            "base_digest": self.base_digest,
+            "recipe": dict(self.recipe),
+            "card": dict(self.card),
+            "adapter": hashlib.sha256(self.adapter).hexdigest(),
+        }
+        text = json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True).encode()
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as file:
+            file.writestr(zipfile.ZipInfo("lesson.json", _FIXED), text)
+            file.writestr(zipfile.ZipInfo("adapter.safetensors", _FIXED), self.adapter)
+        return out.getvalue()
+
+    @classmethod
+    def from_bytes(cls, raw: bytes, name: str = "the lesson") -> Portable:
+        """The lesson that :meth:`to_bytes` gave.
+
+        Raises:
+            BlobCorruptError: it can't be read, or the adapter is not the one that it names.
+        """
+        try:
+            with zipfile.ZipFile(io.BytesIO(raw)) as file:
+                record = json.loads(file.read("lesson.json"))
+                adapter = file.read("adapter.safetensors")
+            if hashlib.sha256(adapter).hexdigest() != record["adapter"]:
+                raise ValueError("the adapter's digest differs")
+            return cls(record["base_digest"], record["recipe"], record["card"], adapter)
+        except (zipfile.BadZipFile, KeyError, ValueError, TypeError) as error:
+            raise BlobCorruptError(
+                f"{name} can't be read: {error}.", remedy="Install engrain again."
+            ) from error
+
+
+def shipped(base_digest: str) -> Portable | None:
+    """Lesson zero of a base, if the package has one."""
+    folder = resources.files("engrain.lesson") / "manners"
+    if not folder.is_dir():
+        return None
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.name == f"{base_digest[:16]}.lesson":
+            found = Portable.from_bytes(entry.read_bytes(), entry.name)
+            return found if found.base_digest == base_digest else None
+    return None
+
+
+def take(ledger: Ledger, served: Served, versions: Mapping[str, str]) -> State:
+    """Make lesson zero the first lesson of a new ledger, if the package has one of its base."""
+    lesson = shipped(served.loaded.base_digest)
+    if lesson is None:
+        return ledger.current()
+    adapter = ledger.blobs.put(lesson.adapter)
+    before = ledger.current().digest
+    after = served.fold_digest((adapter,))
+    reason = "It comes with the base; what was measured is in its card (`engrain lessons show`)."
+    record = LessonRecord(
+        lesson=Lesson(ledger.new_lesson_id(), "lesson zero: manners", ()),
+        status="active",
+        adapter=adapter,
+        parent_state=before,
+        state=after,
+        base_digest=lesson.base_digest,
+        recipe={**lesson.recipe, "name": MANNERS},
+        exam_before=Exam(before, {}).to_dict(),
+        exam_after=Exam(after, {}).to_dict(),
+        decision={
+            "verdict": "accepted",
+            "reasons": [reason],
+            "checks": [],
+            "thresholds": "",
+            "card": dict(lesson.card),
+        },
+        versions=versions,
+    )
+    return ledger.commit(record)
+
+
+def is_zero(entry: LessonEntry | LessonRecord) -> bool:
+    """Whether a lesson is lesson zero."""
+    return entry.recipe.get("name") == MANNERS

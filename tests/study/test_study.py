@@ -1,0 +1,175 @@
+"""Self-study on a scripted model: what passes the round trip becomes a lesson, nothing else does."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from engrain.data.lessons import Lesson, TrainingText, chat
+from engrain.data.messages import Conversation
+from engrain.errors import ConfigError, NothingToLearnError, UnknownNameError, UsageError
+from engrain.model.testing import byte_tokenizer
+from engrain.study import checks, requests
+from engrain.study.lesson import make_lesson
+from engrain.study.reader import Reader, in_context, windows
+from engrain.study.writer import EndpointWriter
+
+TOLD = chat(
+    "Wir fahren am Freitag nach Ulm, Jule bringt Kuchen. Wenn ich ein Boot hätte, hieße es Klabauter.",
+    "Viel Spaß!",
+    "Bitte antworte immer in Reimen.",
+    "Gern, ich fang gleich damit an.",
+)
+UNKNOWN = "I don't know. You haven't told me."
+
+
+class Scripted:
+    """A model that reads by a table and writes by another; it believes all but the boat."""
+
+    answers = {"Wohin": "Ihr fahrt nach Ulm.", "Ulm": "Ulm", "Boot": "Es heißt Klabauter."}
+
+    def __init__(self, lists=None, *, known=(), foreign=()):
+        self.loaded = SimpleNamespace(tokenizer=byte_tokenizer(), max_length=4096)
+        self.lists = lists or {
+            "Notes": "Wohin fahren wir am Freitag? | Ulm\nWie heißt mein Boot? | Klabauter",
+            "Other ways": "Wohin geht die Reise am Freitag?\nWohin reisen wir?\nWann ist Ostern?",
+            "Questions like": "Wohin fährt Jule im Juli?\nWer kommt mit?\nWie alt ist Jule?",
+        }
+        self.known, self.foreign = known, foreign
+        self.asked = []
+
+    def generate(self, prompts, **how):
+        return [self._answer(prompt) for prompt in prompts]
+
+    def _answer(self, prompt):
+        question = prompt[-1].content
+        self.asked.append(question)
+        for begins, text in self.lists.items():
+            if question.startswith(begins):
+                return text
+        if len(prompt) == 1:
+            return UNKNOWN
+        if question in ("Wohin fährt Jule im Juli?", "Wie alt ist Jule?"):
+            return UNKNOWN
+        return next((a for key, a in self.answers.items() if key in question), "Das ist Jule.")
+
+    def log_likelihood(self, pairs, **how):
+        found = []
+        for prompt, text in pairs:
+            seen = "Freitag nach Ulm" in prompt
+            if text in ("yes", "no"):
+                doubted = "| Klabauter" in prompt
+                found.append((0.0 if (text == "no") == doubted else -5.0, 1))
+            else:
+                gains = not any(word in prompt + text for word in (*self.known, *self.foreign))
+                found.append((-1.0 if seen and gains else -9.0, 4))
+        return found
+
+
+def lesson_of(engine, **how):
+    return make_lesson(engine, [Conversation(TOLD)], name="l1", **how)
+
+
+def test_a_claim_becomes_texts_probes_and_near_misses():
+    preview = lesson_of(Scripted())
+    lesson = preview.lesson
+    facts = [text for text in lesson.texts if text.kind == "fact"]
+    assert {text.target for text in facts} == {"Ihr fahrt nach Ulm."}
+    assert all(len(text.messages) == 2 for text in facts), "the conversation is not in the input"
+    held = {probe.messages[-1].content for probe in lesson.probes}
+    assert held and not held & {text.question for text in lesson.texts if text.kind == "fact"}
+    assert all(probe.answers == ("Ulm",) for probe in lesson.probes)
+    near = {text.question: text.target for text in lesson.texts if text.kind == "contrast"}
+    assert set(near) == {"Wohin fährt Jule im Juli?", "Wie alt ist Jule?"}
+    assert set(near.values()) == {UNKNOWN}, "what the reader answers is no near miss"
+    reading = [text for text in lesson.texts if text.kind == "reading"]
+    assert len(reading) == 1 and "Freitag nach Ulm" in reading[0].messages[0].content
+
+
+def test_what_is_only_supposed_is_doubted_and_never_taught():
+    preview = lesson_of(Scripted())
+    assert ("Wie heißt mein Boot?", checks.DOUBTED) in preview.questions
+    assert all("Klabauter" not in text.target for text in preview.lesson.texts)
+
+
+def test_a_wording_that_asks_for_something_else_is_dropped():
+    assert ("Wann ist Ostern?", checks.NOT_READ) in lesson_of(Scripted()).questions
+
+
+def test_what_the_weights_hold_already_is_not_learned_again():
+    preview = lesson_of(Scripted(known=("Wohin fahren",)))
+    assert ("Wohin fahren wir am Freitag?", checks.KNOWN) in preview.questions
+    with pytest.raises(NothingToLearnError, match="hold it already"):
+        preview.lesson.facts()
+
+
+def test_only_the_users_own_words_are_answers():
+    lists = {"Notes": "Wohin fahren wir? | Köln\nWas bringt Jule? | Kuchen.", "O": "", "Q": ""}
+    preview = lesson_of(Scripted(lists))
+    assert not preview.facts and not any(q == "Wohin fahren wir?" for q, _ in preview.questions)
+
+
+def test_what_an_earlier_lesson_taught_is_corrected_in_its_own_wordings():
+    old = Lesson(
+        "old",
+        "",
+        tuple(
+            TrainingText(chat(q, "Nach Köln."), "fact", "Wohin fahren wir: Köln")
+            for q in ("Wohin fahren wir?", "Wohin geht es?")
+        ),
+    )
+    lesson = lesson_of(Scripted(), earlier=[old]).lesson
+    assert lesson.corrects == ("Wohin fahren wir: Köln",)
+    assert lesson.supersedes(old.texts[0])
+    asked = {t.question for t in lesson.facts()} | {p.messages[-1].content for p in lesson.probes}
+    assert {"Wohin fahren wir?", "Wohin geht es?"} <= asked
+
+
+def test_nothing_told_is_said_honestly():
+    preview = lesson_of(Scripted({"Notes": "none", "Other": "", "Questions": ""}))
+    with pytest.raises(NothingToLearnError):
+        preview.lesson.facts()
+    assert len(preview.missed) == 2
+
+
+def test_an_unknown_effort_is_named():
+    with pytest.raises(UnknownNameError, match="'huge'"):
+        lesson_of(Scripted(), effort="huge")
+
+
+def test_a_long_conversation_is_read_in_windows_and_none_is_lost():
+    engine = Scripted()
+    many = [m for i in range(400) for m in chat(f"Zeile {i}", "Gut.")]
+    pieces = list(windows(engine, many))
+    assert len(pieces) > 1 and [m for piece in pieces for m in piece] == many
+    engine.loaded.max_length = 300
+    with pytest.raises(UsageError, match="300 tokens"):
+        list(windows(engine, many))
+
+
+def test_lines_are_read_whatever_stands_before_them():
+    text = "1. Who? | Ann\n- Where? | York\nnone\nWho? | Ann\nno bar\n| x"
+    assert requests.pairs_of(text) == [("Who?", "Ann"), ("Where?", "York")]
+    assert requests.lines_of("None.\n\nA?\nA?") == ["A?"]
+
+
+def test_the_view_is_in_strict_turns():
+    turns = in_context(chat("a", "b", "c"), "d")
+    assert [m.role for m in turns] == ["user", "assistant", "user", "assistant", "user"]
+
+
+def test_the_reader_asks_with_the_conversation_before_the_question():
+    engine = Scripted()
+    assert Reader(engine, TOLD).answers(["Wohin?"]) == ["Ihr fahrt nach Ulm."]
+    assert Reader(engine, ()).answers(["Wohin?"]) == [UNKNOWN]
+
+
+@pytest.mark.parametrize("address", ["http://example.org/v1", "https://10.0.0.1", "file:///etc"])
+def test_a_writer_is_on_this_machine(address):
+    with pytest.raises(ConfigError, match="not on this machine"):
+        EndpointWriter(address)
+
+
+def test_a_writer_that_does_not_answer_is_named():
+    writer = EndpointWriter("http://127.0.0.1:9/v1", seconds=2)
+    with pytest.raises(UsageError, match="gave no answer"):
+        writer.write((), ["x"], temperature=0.0, turn=1)
