@@ -49,7 +49,12 @@ def option(default: Any, help: str, *, low: float | None = None, high: float | N
 class ModelConfig:
     """Which model, and how it runs."""
 
-    source: str = option("pocket", "'pocket', a local folder, or a model id on the hub")
+    source: str = option(
+        "pocket", "'pocket', a name of the catalogue, a folder, a GGUF file, or an id on the hub"
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = option(
+        "auto", "where the model runs; auto takes cuda, then mps, then the processor"
+    )
     dtype: Literal["float32", "bfloat16"] = option("float32", "number format of the weights")
     compute: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "number format of training's arithmetic; auto takes what the processor is made for"
@@ -65,8 +70,9 @@ class ModelConfig:
 class LearnConfig:
     """How a lesson is learned."""
 
-    recipe: str = option("default", "name of the recipe")
+    recipe: str = option("auto", "name of the recipe; auto takes the one that fits the model")
     effort: Effort = option("normal", "how much work goes into a lesson")
+    manners: bool = option(True, "a new home begins with lesson zero, where the base has one")
     seed: int = option(0, "seed of everything random in a lesson", low=0, high=2**31 - 1)
     settings: Mapping[str, Scalar] = option(
         {}, "changes to the recipe by dotted name, for example optimization.learning_rate"
@@ -81,6 +87,9 @@ class StudyConfig:
         0.25, "share of the questions kept as probes, never trained on", low=0.05, high=0.9
     )
     max_facts: int = option(64, "most facts taken from one lesson", low=1, high=10_000)
+    writer: str = option(
+        "self", "who asks the questions: self, or the address of an endpoint on this machine"
+    )
 
 
 @dataclass(frozen=True)
