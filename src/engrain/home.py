@@ -18,7 +18,7 @@ from engrain.exam.kept import Kept
 from engrain.exam.panel import Panel, load_panel
 from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State
 from engrain.lesson import zero
-from engrain.lesson.asked import Asked, OnProgress
+from engrain.lesson.asked import QUICK, SHORT_PANEL, Asked, OnProgress
 from engrain.lesson.changes import Change, Changes
 from engrain.lesson.folder import LEDGER_FILE as LEDGER_FILE
 from engrain.lesson.folder import HomeFolder, Overrides, Where
@@ -125,8 +125,9 @@ class Home:
 
     @cached_property
     def panel(self) -> Panel:
-        """The panel that guards this home's model."""
-        return load_panel()
+        """The panel that guards this home's model; a short one where a question takes long."""
+        large = self.loaded.profile.parameters > QUICK
+        return load_panel().smaller(SHORT_PANEL) if large else load_panel()
 
     @property
     def asked(self) -> Asked:

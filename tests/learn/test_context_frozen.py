@@ -325,3 +325,27 @@ def test_recomputed_activations_give_the_same_gradient_with_less_kept() -> None:
     for name, gradient in expected.items():
         assert torch.equal(gradient, again[name]), name
     assert "forward" not in vars(model.model.layers[0])
+
+
+@pytest.mark.parametrize(("family", "shape"), MODELS)
+def test_what_short_rows_begin_with_is_computed_once(family: str, shape: dict[str, Any]) -> None:
+    loaded = tiny_model(family, **shape)
+    prefix = tuple(range(5, 25))
+    rows = [(7, 8, 9, 11), (12, 13), (14, 15, 16)]
+    examples = [
+        Example((*prefix, *row), (False,) * 21 + (True,) * (len(row) - 1), 21) for row in rows
+    ]
+    batch = Batch.of(examples, pad_id=0)
+    shared = frozen(loaded, shortest=256, shared=16)
+    whole = frozen(loaded, shortest=256, shared=0)
+    # The same numbers, in other blocks; the way through the prefix is what is left out.
+    torch.testing.assert_close(shared.loss(batch), whole.loss(batch), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shared.hardest, whole.hardest, rtol=1e-4, atol=1e-4)
+    assert shared._shared(batch, [0, 1, 2]) == list(prefix)
+
+
+def test_rows_that_begin_apart_share_nothing() -> None:
+    loaded = tiny_model("llama")
+    rows = [(*range(5, 30), 3), (*range(6, 31), 3)]
+    batch = Batch.of([Example(r, (False,) * 25 + (True,), 25) for r in rows], pad_id=0)
+    assert frozen(loaded)._shared(batch, [0, 1]) == []

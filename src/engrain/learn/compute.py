@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from engrain.data.examples import Batch
 from engrain.learn.heads import Head, head_of
-from engrain.model.context import Packing, attended, attending, attending_again, objection
+from engrain.model.context import Context, Packing, attended, attending, attending_again, objection
 from engrain.model.hardware import compute_type
 
 if TYPE_CHECKING:
@@ -67,32 +67,39 @@ SHORT = 512
 
 
 def hidden_states(
-    loaded: LoadedModel, batch: Batch, positions: Tensor | None = None
+    loaded: LoadedModel,
+    batch: Batch,
+    positions: Tensor | None = None,
+    context: Context | None = None,
 ) -> tuple[Head | None, Tensor, Tensor]:
     """The output layer, what it is given where the batch's targets are predicted, the targets.
 
     Gives ``(targets, dim)`` and ``(targets,)``, row by row in order. Where the model makes its
     logits in another way the layer is None, and the logits ``(targets, vocabulary)`` stand in.
-    ``positions`` ``(batch, seq)`` are given while the model attends to a context. Else rows of
-    unequal length are packed into one where the model allows it.
+    ``context`` stands before each row, whose tokens are at ``positions`` ``(batch, seq)`` then.
+    Rows of unequal length are packed into one where the model allows it.
     """
     model, head = loaded.model, head_of(loaded.model)
-    ids, mask = batch.input_ids, batch.attention_mask
-    targets = ids[batch.loss_mask]
+    # Batches are made and cut on the processor; only what the model reads goes where it is.
+    ids, mask, targeted = (
+        part.to(loaded.device) for part in (batch.input_ids, batch.attention_mask, batch.loss_mask)
+    )
+    targets = ids[targeted]
     # What stands before a target predicts it.
-    wanted = batch.loss_mask.roll(-1, 1)
+    wanted = targeted.roll(-1, 1)
     arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False}
     way: AbstractContextManager[None] = nullcontext()
-    if positions is not None:
-        # Right-padded rows under a causal mask: no token sees the padding.
-        arguments["position_ids"] = positions
-    elif ids.shape[1] <= SHORT and not objection(loaded):
+    short = ids.shape[1] <= SHORT and not objection(loaded)
+    if context is not None or short:
         packing = None
-        columns = torch.arange(ids.shape[1]).expand_as(ids)
-        if not bool(mask.all()):
+        columns = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        if positions is not None:
+            columns = positions.to(ids.device)
+        # Else right-padded rows under a causal mask: no token sees the padding.
+        if short and not bool(mask.all()):
             packing, wanted = Packing.of(mask), wanted[mask][None]
             ids, columns = ids[mask][None], columns[mask][None]
-        way = attending(model, packing=packing)
+        way = attending(model, context, packing)
         arguments |= {"input_ids": ids, "position_ids": columns}
     elif not bool(mask.all()):
         arguments["attention_mask"] = mask.long()

@@ -29,6 +29,19 @@ OnProgress = Callable[[str, int, int], None]
 EARLIER_PROBES = 60
 """Most probes of earlier lessons in one exam, so that an exam costs the same on day 30."""
 
+QUICK = 50_000_000
+"""Parameters up to which a panel is run in seconds."""
+SHORT_PANEL = {
+    "loss": 16,
+    "capability": 30,
+    "arithmetic": 10,
+    "format": 6,
+    "reading": 8,
+    "locality": 10,
+    "abstention": 8,
+}
+"""What is asked of larger models: an exam must not take longer than the lesson."""
+
 WERE_SERVED: tuple[Status, ...] = ("active", "disabled", "undone")
 """Statuses of lessons whose exam afterwards was made on a state that was in force."""
 
@@ -109,6 +122,13 @@ class Asked:
                 result = run_panel(self.served.engine, self.kept.panel)
             self.kept.keep_result(state, result)
         return result
+
+    def known_noise(self, on_progress: OnProgress | None = None) -> NoiseBand:
+        """The noise band if it was measured or soon is; else an assumed one: no lesson waits."""
+        if self.served.loaded.profile.parameters <= QUICK:
+            return self.noise(on_progress)
+        known = self.kept.noise()
+        return known or NoiseBand.assumed(self.kept.base_digest, self.kept.panel.digest)
 
     def noise(self, on_progress: OnProgress | None = None) -> NoiseBand:
         """The noise band of the panel, measured once for this model, machine and panel."""

@@ -21,7 +21,7 @@ from engrain.exam.decision import GateThresholds
 from engrain.learn.recipe import Recipe, named
 from engrain.ledger.lock import named_errors
 from engrain.lesson import cost
-from engrain.lesson.asked import Asked, OnProgress
+from engrain.lesson.asked import QUICK, Asked, OnProgress
 from engrain.lesson.folder import POCKET, HomeFolder
 from engrain.lesson.stages import Outcome, Stages
 from engrain.study.explicit import read_source
@@ -153,7 +153,7 @@ class Jobs:
             kept.base_digest,
             kept.panel,
             bool(self.asked().lessons()),
-            kept.noise_path.exists(),
+            kept.noise_path.exists() or self.asked().served.loaded.profile.parameters > QUICK,
         )
 
     # ------------------------------------------------------------------ the job
@@ -257,7 +257,7 @@ class Jobs:
                 served=asked.served,
                 asked=asked,
                 thresholds=GateThresholds.from_config(gate),
-                noise=asked.noise(on_progress),
+                noise=asked.known_noise(on_progress),
                 checkpoint=self.home.path / "jobs" / f"{name}.checkpoint",
                 gate=gate.enabled,
                 on_progress=on_progress or (lambda stage, done, total: None),

@@ -17,7 +17,8 @@ holds of a conversation: nothing is computed or copied. While the lesson moves t
 grow stale by as much; ``refresh`` computes them anew every so many steps, with the weights as they
 are then (1 is the definition at every step, and what shorter contexts get). Contexts below
 ``shortest`` tokens stay in the graph: where a question is short the way through its keys and values
-costs little and teaches more.
+costs little and teaches more. What all of them begin with (a default system prompt of twenty tokens
+before a question of twenty) is a context of its own, computed anew at each step.
 
 Cost for N weights, C context and D target tokens: 6ND on a live context, 2NC + 6ND on one that is
 computed, instead of 6N(C+D); activations of D tokens instead of C+D.
@@ -38,7 +39,8 @@ from engrain.learn.heads import head_of
 from engrain.learn.registry import register
 from engrain.learn.representation.full_context import example_max, example_sum
 from engrain.learn.technique import Representation, Setting, option
-from engrain.model.context import Context, attending, compute_context
+from engrain.model.cache import common_prefix
+from engrain.model.context import Context, compute_context, objection
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class ContextFrozenConfig:
         low=0,
     )
     held: int = option(32768, "most tokens of contexts that are kept", low=0)
+    shared: int = option(
+        16,
+        "least tokens that short rows begin with alike and are computed once a step; 0 never",
+        low=0,
+    )
 
 
 @register("context_frozen")
@@ -115,7 +122,12 @@ class ContextFrozen(Representation):
             with autocast():
                 context = compute_context(self.setting.loaded, rows)
             parts.append(self._on(batch, computed, frozen, context))
-        if whole:
+        if prefix := self._shared(batch, whole):
+            with autocast():
+                context = compute_context(self.setting.loaded, [prefix])
+            starts = torch.full_like(frozen, len(prefix))
+            parts.append(self._on(batch, whole, starts, context))
+        elif whole:
             part = batch.rows(whole, torch.zeros(len(whole), dtype=torch.long))
             with autocast():
                 losses = losses_of(*hidden_states(self.setting.loaded, part))
@@ -123,13 +135,24 @@ class ContextFrozen(Representation):
             parts.append(example_sum(losses, part))
         return sum(parts[1:], parts[0]) / batch.weights.sum()
 
+    def _shared(self, batch: Batch, rows: Sequence[int]) -> list[int]:
+        """The first tokens that rows have in common, such as a default system prompt, if many."""
+        if len(rows) < 2 or not self.config.shared or objection(self.setting.loaded):
+            return []
+        lengths = batch.attention_mask.sum(-1).tolist()
+        whole = [batch.input_ids[row, : lengths[row]].tolist() for row in rows]
+        # The last token of each context has the logits of the first target.
+        most = int(batch.context_lengths[list(rows)].min()) - 1
+        count = min(common_prefix(whole), most)
+        return whole[0][:count] if count >= self.config.shared else []
+
     def _on(self, batch: Batch, rows: Sequence[int], starts: Tensor, context: Context) -> Tensor:
         """The weighted sum of the losses of rows whose first tokens a context stands for."""
         loaded = self.setting.loaded
         part = batch.rows(rows, starts[rows])
         positions = starts[rows][:, None] + torch.arange(part.input_ids.shape[1])
-        with autocast(), attending(loaded.model, context):
-            losses = losses_of(*hidden_states(loaded, part, positions))
+        with autocast():
+            losses = losses_of(*hidden_states(loaded, part, positions, context))
         self.hardest[list(rows)] = example_max(losses, part).to(self.hardest)
         return example_sum(losses, part)
 

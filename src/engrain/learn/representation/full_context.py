@@ -43,7 +43,7 @@ def example_sum(losses: Tensor, batch: Batch) -> Tensor:
     """Average target losses ``(targets,)`` within each example, then add examples by weight."""
     counts = batch.loss_mask.sum(-1)
     weights = (batch.weights / counts.clamp_min(1)).repeat_interleave(counts)
-    return (losses * weights).sum()
+    return (losses * weights.to(losses.device)).sum()
 
 
 def example_mean(losses: Tensor, batch: Batch) -> Tensor:
@@ -54,5 +54,5 @@ def example_mean(losses: Tensor, batch: Batch) -> Tensor:
 def example_max(losses: Tensor, batch: Batch) -> Tensor:
     """The greatest target loss of each example, ``(batch,)``, without a graph."""
     spread = losses.detach().new_zeros(batch.loss_mask.shape)
-    spread[batch.loss_mask] = losses.detach()
+    spread[batch.loss_mask.to(losses.device)] = losses.detach()
     return spread.amax(-1)
