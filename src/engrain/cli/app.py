@@ -24,6 +24,7 @@ from engrain.cli import (
     learn,
     lessons,
     methods,
+    models,
 )
 from engrain.cli.command import Commands, wants_json
 from engrain.cli.session import Session, Verb, as_command
@@ -107,6 +108,9 @@ for _item in (eval.eval_, demo.demo):
     _item.add_to(app)
 _group("bench", "Benchmarks: recipe against recipe.", (bench.life,))
 _group("methods", "Techniques and recipes that can be learned with.", (methods.list_, methods.show))
+_group(
+    "models", "Models that are known to work: list, get.", (models.list_, models.show, models.get)
+)
 _group("config", "Settings and where they come from.", (config.show, config.schema))
 doctor.doctor.add_to(app)
 

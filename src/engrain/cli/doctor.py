@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from engrain.config import Resolved
     from engrain.home import Home
 
-PACKAGES = ("engrain", "torch", "transformers", "peft", "safetensors", "numpy", "SQLAlchemy")
+PACKAGES = (
+    "engrain",
+    "torch",
+    "transformers",
+    "peft",
+    "safetensors",
+    "gguf",
+    "numpy",
+    "SQLAlchemy",
+)
 LITTLE_DISK = 1 << 30
 LITTLE_MEMORY = 2 << 30
 
@@ -70,6 +79,7 @@ def examine(session: Session, clean: bool = False, measure: bool = False) -> Ite
     from engrain.home import LEDGER_FILE
 
     yield from _guarded("machine", _machine)
+    yield from _guarded("for you", _recommended)
     yield from _guarded("versions", _versions)
     try:
         resolved = resolve(session.flags.home)
@@ -78,6 +88,7 @@ def examine(session: Session, clean: bool = False, measure: bool = False) -> Ite
         return
     yield Finding("settings", "ok", f"digest {resolved.digest[:12]}")
     folder = resolved.home
+    yield from _guarded("device", lambda: _device(resolved))
     yield from _guarded("speed", lambda: _speed(resolved, measure))
     yield from _guarded("disk", lambda: _disk(folder))
     if not (resolved.config.ledger.url or (folder / LEDGER_FILE).exists()):
@@ -124,6 +135,38 @@ def _machine() -> Iterator[Finding]:
         yield Finding("memory", "warn", f"{_size(free)} free", remedy)
     else:
         yield Finding("memory", "ok", f"{_size(free)} free")
+
+
+def _recommended() -> Iterator[Finding]:
+    """Which model of the catalogue this machine has room for."""
+    import psutil
+
+    from engrain.model.catalogue import is_here, recommended
+
+    memory = psutil.virtual_memory().total
+    cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    everyday, better = recommended(memory)
+    words = f"{count(cores, 'core')} and {_size(memory)} of memory are enough for {everyday.name}"
+    if better is not None:
+        words += f"; there is room for {better.name} as a better one and as writer"
+    figures = {
+        "cores": cores,
+        "memory": memory,
+        "everyday": everyday.name,
+        "better": better.name if better else None,
+    }
+    remedy = "" if is_here(everyday) else f"Get it: engrain models get {everyday.name}."
+    yield Finding("for you", "ok", words, remedy, figures)
+
+
+def _device(resolved: Resolved) -> Iterator[Finding]:
+    """Where the model runs."""
+    from engrain.model.hardware import choose_device
+
+    chosen = resolved.config.model.device
+    device = choose_device(chosen)
+    by = "found" if chosen == "auto" else f"set by {resolved.origins['model.device']}"
+    yield Finding("device", "ok", f"{device}, {by}", "", {"device": device})
 
 
 def _speed(resolved: Resolved, again: bool) -> Iterator[Finding]:
@@ -282,7 +325,7 @@ def _model(resolved: Resolved) -> Iterator[Finding]:
     from engrain.model.loading import load_model
 
     model = resolved.config.model
-    loaded = load_model(model.source, dtype=model.dtype, local_only=True)
+    loaded = load_model(model.source, dtype=model.dtype, local_only=True, device=model.device)
     yield Finding("model", "ok", f"{loaded.source}, digest {loaded.base_digest[:12]}")
 
 

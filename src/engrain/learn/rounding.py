@@ -48,7 +48,7 @@ def round_into(weight: Tensor, value: Tensor, mode: str, *names: object, lost: T
 def _stochastic(weight: Tensor, value: Tensor, first: int, second: int) -> None:
     """Add 16 random bits below the last bit that is kept, then cut; NaN stays NaN."""
     target, source = weight.view(-1), value.contiguous().view(-1)
-    table = _table()
+    table = _table().to(weight.device)
     for number, (out, part) in enumerate(
         zip(target.split(BLOCK), source.split(BLOCK), strict=True)
     ):

@@ -18,6 +18,8 @@ from engrain.errors import ModelNotFoundError, UnknownNameError
 from engrain.model.disk import MODELS_VARIABLE, megabytes
 
 DATA = Path(__file__).parent / "catalogue.json"
+LITTLE, AMPLE = 6 << 30, 12 << 30
+"""Bytes of memory below which only the smallest fits, and from which on there is room for two."""
 ORIGIN_FILE = "origin.json"
 """Written last: a folder without it is not whole."""
 
@@ -103,12 +105,28 @@ def entry(name: str) -> Entry:
     for item in entries():
         if item.name == name:
             return item
-    raise UnknownNameError("model", name, names())
+    along = "'pocket' comes along with the package." if name == "pocket" else ""
+    raise UnknownNameError("model", name, names(), remedy=along)
 
 
 def everyday() -> Entry:
     """The model that is meant when nobody says which."""
     return next(item for item in entries() if item.default)
+
+
+def recommended(memory: int) -> tuple[Entry, Entry | None]:
+    """The model for every day on a machine with so many bytes of memory, and a better one.
+
+    The better one, if there is room for it, also writes the questions for the other.
+    """
+    if memory < LITTLE:
+        return by_role("quick"), None
+    return everyday(), by_role("better, writer") if memory >= AMPLE else None
+
+
+def by_role(role: str) -> Entry:
+    """The first model for a purpose."""
+    return next(item for item in entries() if item.role == role)
 
 
 # ---------------------------------------------------------------------------- the cache

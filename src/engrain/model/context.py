@@ -125,7 +125,8 @@ def _filling(loaded: LoadedModel) -> Iterator[None]:
     if torch.is_autocast_enabled(loaded.device.type):
         kind = torch.get_autocast_dtype(loaded.device.type)
     known = (
-        loaded.profile.cache_kind == "kv"
+        loaded.device.type == "cpu"
+        and loaded.profile.cache_kind == "kv"
         and not getattr(config, "attn_logit_softcapping", None)
         and all(attends(kind, layer.head_dim, None) for layer in loaded.profile.layers)
         and not objection(loaded)
@@ -210,31 +211,37 @@ class Attended:
         cos, sin, *_ = self.turns[key]
         return cos, sin
 
-    def of(self, rows: int, tokens: int, window: int | None) -> tuple[Tensor | None, Tensor]:
+    def of(
+        self, rows: int, tokens: int, window: int | None, device: torch.device | None = None
+    ) -> tuple[Tensor | None, Tensor]:
         """Additive masks ``(rows or 1, 1, seq, context)`` and ``(1, 1, seq, seq)``, by window."""
         key = (rows, tokens, window or 0)
         if key not in self.masks:
-            self.masks[key] = self._make(tokens, window)
+            self.masks[key] = self._make(tokens, window, device)
         return self.masks[key]
 
-    def _make(self, tokens: int, window: int | None) -> tuple[Tensor | None, Tensor]:
-        own = torch.arange(tokens)
+    def _make(
+        self, tokens: int, window: int | None, device: torch.device | None
+    ) -> tuple[Tensor | None, Tensor]:
+        own = torch.arange(tokens, device=device)
         distance = own[:, None] - own
         hidden = distance < 0
         if window:
             hidden |= distance >= window
-        causal = torch.zeros(tokens, tokens).masked_fill_(hidden, -math.inf)[None, None]
+        causal = torch.zeros(tokens, tokens, device=device)
+        causal = causal.masked_fill_(hidden, -math.inf)[None, None]
         if self.context is None:
             return None, causal
         longest = int(self.context.keys[0].shape[2])
-        lengths = torch.tensor(self.context.lengths)
-        columns = torch.arange(longest)
+        lengths = torch.tensor(self.context.lengths, device=device)
+        columns = torch.arange(longest, device=device)
         gone = (columns >= lengths[:, None])[:, None].expand(-1, tokens, -1)
         if window:
             gone = gone | ((lengths[:, None, None] + own[:, None]) - columns >= window)
         if not bool(gone.any()):
             return None, causal
-        return torch.zeros(gone.shape).masked_fill_(gone, -math.inf)[:, None], causal
+        masked = torch.zeros(gone.shape, device=device).masked_fill_(gone, -math.inf)
+        return masked[:, None], causal
 
 
 _ATTENDED: ContextVar[Attended | None] = ContextVar("attended", default=None)
@@ -317,13 +324,13 @@ def _attention(
     kind = query.dtype if frozen[0] is None else frozen[0].dtype
     if torch.is_autocast_enabled(query.device.type):
         kind = torch.get_autocast_dtype(query.device.type)
-    if attends(kind, width, softcap):
+    if query.is_cpu and attends(kind, width, softcap):
         own = [part.to(kind).transpose(1, 2) for part in (query, key, value)]
         before_key, before_value = (None if part is None else part.to(kind) for part in frozen)
         around = Seen.of(before_key, before_value, lengths, sliding_window or 0, scale)
         found = attend(own[0], own[1], own[2], around).to(query.dtype)
         return (found if packing is None else packing.packed(found.transpose(1, 2))), None
-    before, own_mask = seen.of(rows, tokens, sliding_window)
+    before, own_mask = seen.of(rows, tokens, sliding_window, query.device)
     out: Tensor = _TwoParts.apply(  # type: ignore[no-untyped-call]
         query, key, value, *frozen, before, own_mask, scale, softcap or 0.0
     )

@@ -41,7 +41,7 @@ def locate(source: str, local_only: bool | None = None) -> Located:
         return Located(_pocket(), source)
     if source in catalogue.names():
         entry = catalogue.entry(source)
-        return Located(catalogue.here(entry), source, entry.base_digest)
+        return Located(catalogue.here(entry), source, entry.base_digest or None)
     path = Path(source).expanduser()
     if path.is_dir():
         return Located(path, source)
