@@ -2,8 +2,7 @@
 
 A home is a folder: ``config.toml``, ``ledger.db``, ``blobs/``, ``log/`` (every chat, verbatim),
 ``jobs/`` (checkpoints of interrupted runs), ``panels/``, ``noise/``, ``speed/`` (measured once) and
-``lock``. The command line mirrors the methods of :class:`Home`; :mod:`engrain.lesson` does what
-they say.
+``lock``. The command line mirrors :class:`Home`; :mod:`engrain.lesson` does what it says.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from engrain.lesson.stages import Outcome, versions
 from engrain.model.engine import Engine
 
 if TYPE_CHECKING:
+    from engrain.data.lessons import Lesson
     from engrain.learn.recipe import Recipe
     from engrain.lesson.cost import Estimate
     from engrain.model.loading import LoadedModel
@@ -126,8 +126,8 @@ class Home:
     @cached_property
     def panel(self) -> Panel:
         """The panel that guards this home's model; a short one where a question takes long."""
-        large = self.loaded.profile.parameters > QUICK
-        return load_panel().smaller(SHORT_PANEL) if large else load_panel()
+        quick, panel = self.loaded.profile.parameters <= QUICK, load_panel()
+        return panel if quick else panel.smaller(SHORT_PANEL)
 
     @property
     def asked(self) -> Asked:
@@ -169,11 +169,11 @@ class Home:
         """What a lesson would hold, and what was left out and why; nothing is written."""
         return self._jobs.preview(source, on_progress)
 
-    def learn(self, source: Source, **how: Unpack[How]) -> Outcome:
+    def learn(self, source: Source, studied: Lesson | None = None, **how: Unpack[How]) -> Outcome:
         """Learn a conversation: study it, train a candidate, examine it, let the gate decide.
 
-        It can be told the name of a ``recipe`` and whom to tell of its progress. With ``require`` a
-        refusal of the gate is an error; with ``force`` too little memory is none.
+        With ``require`` a refusal of the gate is an error; with ``force`` too little memory is
+        none. ``studied`` is the lesson of a preview, as it was or edited, and saves studying again.
 
         Raises:
             ConversationError: the source can't be read.
@@ -181,18 +181,16 @@ class Home:
             NothingToLearnError: there is nothing new in it.
             GateRefused: only with ``require``; the served weights are unchanged either way.
         """
-        return self._jobs.learn(source, **how)
+        return self._jobs.learn(source, studied=studied, **how)
 
     def relearn(self, lesson: str, **how: Unpack[How]) -> Outcome:
         """Learn the stored texts of a lesson again, on the weights as they are, as a new lesson.
 
         With recipe and seed of the first time, unless a recipe is given. If the gate accepts it,
-        the old lesson is out of service for good.
+        the old lesson is out of service for good. Errors are those of :meth:`learn`.
 
         Raises:
             UsageError: the lesson is in service.
-            DoesNotFitError: it needs more memory than is free, unless with ``force``.
-            GateRefused: only with ``require``.
         """
         return self._changes.relearn(lesson, **how)
 

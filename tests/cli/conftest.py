@@ -150,7 +150,8 @@ def studied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Self-study that finds one fact in any conversation; gives how often it was asked."""
     from engrain.data.lessons import Lesson, Probe, TrainingText, chat
     from engrain.data.messages import Conversation
-    from engrain.dream import lesson as room
+    from engrain.lesson import job
+    from engrain.study import lesson as room
 
     asked: list[int] = []
 
@@ -178,17 +179,13 @@ def studied(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return room.Preview(
             title=made.title,
             facts=(fact,),
-            texts={"fact": 1},
-            probes=1,
             messages=(dropped,),
             questions=refused,
             examples=(),
-            supersedes=(),
-            coverage=0.5,
             missed=("It is red.",),
             seconds=0.1,
             proposed=made,
         )
 
-    monkeypatch.setattr(room, "make_lesson", make_lesson)
+    monkeypatch.setattr(job, "make_lesson", make_lesson)
     return asked

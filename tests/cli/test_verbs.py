@@ -371,3 +371,25 @@ def test_a_dry_run_shows_some_wordings_and_counts_the_others() -> None:
     assert str(answer.text).count("asked: ") == SHOWN
     assert "and 3 wordings more" in str(answer.text)
     assert answer.data["facts"][0]["questions"] == asked
+
+
+def test_what_would_be_learned_is_edited_first(
+    run: Run, home: Path, conversation: Path, studied: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISUAL", "sed -i s/Corvath/Brellin/")
+    done = run("learn", str(conversation), "--edit", *QUICK, *OPEN_GATE, "--json")
+    assert done.code == 0 and len(studied) == 1, "studied once, learned as it was edited"
+    shown = run("lessons", "show", "last").out
+    assert "Brellin" in shown and "Corvath" not in shown
+
+
+def test_an_editor_that_saves_nothing_learns_nothing(
+    run: Run, home: Path, conversation: Path, studied: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISUAL", "true")
+    done = run("learn", str(conversation), "--edit", *QUICK, *OPEN_GATE)
+    assert done.code == 2 and "nothing is learned" in done.err
+    assert run("jobs", "list", "--json").json == {"jobs": []}
+    monkeypatch.setenv("VISUAL", "sed -i d")
+    done = run("learn", str(conversation), "--edit", *QUICK, *OPEN_GATE)
+    assert done.code == 1 and "Nothing is left to learn" in done.err

@@ -20,7 +20,6 @@ import pytest
 
 from engrain.data.lessons import Lesson, Probe, TrainingText, chat
 from engrain.data.messages import Message
-from engrain.dream import lesson as dreaming
 from engrain.errors import (
     BaseChangedError,
     BlobCorruptError,
@@ -48,6 +47,7 @@ from engrain.learn.checkpoint import Checkpoint
 from engrain.ledger import Ledger
 from engrain.lesson import asked as asking
 from engrain.lesson import changes as changing
+from engrain.lesson import job as jobbing
 from engrain.lesson import stages
 from engrain.memory.log import ChatLog
 from tests.home.home_tools import (
@@ -100,7 +100,7 @@ def told(monkeypatch: pytest.MonkeyPatch, number: int = 1) -> Lesson:
         def __init__(self, name: str) -> None:
             self.lesson = replace(lesson, id=name)
 
-    monkeypatch.setattr(dreaming, "make_lesson", lambda *_, name, **__: Preview(name))
+    monkeypatch.setattr(jobbing, "make_lesson", lambda *_, name, **__: Preview(name))
     return lesson
 
 
@@ -233,7 +233,7 @@ def test_nothing_to_learn(taught: Home, monkeypatch: pytest.MonkeyPatch) -> None
     def nothing(*_: Any, **__: Any) -> None:
         raise NothingToLearnError("Nothing is in it.", remedy="Say something.")
 
-    monkeypatch.setattr(dreaming, "make_lesson", nothing)
+    monkeypatch.setattr(jobbing, "make_lesson", nothing)
     before = taught.state
     with pytest.raises(NothingToLearnError):
         taught.learn(conversation(5))

@@ -29,7 +29,6 @@ from hypothesis.stateful import (
 )
 
 from engrain.data.lessons import Lesson, TrainingText, canonical_digest, chat
-from engrain.dream import lesson as dreaming
 from engrain.errors import ResumeError, UsageError
 from engrain.exam.decision import Decision, Verdict
 from engrain.exam.exam import Exam
@@ -40,6 +39,7 @@ from engrain.learn.learner import LearnResult
 from engrain.ledger import Ledger
 from engrain.ledger.records import TRANSITIONS, Status
 from engrain.lesson import asked, stages
+from engrain.lesson import job as jobbing
 from engrain.lesson.asked import Asked
 from engrain.model.adapter import Adapter
 from tests.home.home_tools import conversation, folded, live_digest, new_home, open_home
@@ -252,7 +252,7 @@ def test_random_lives(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asked, "run_panel", lambda *_, **__: NONE)
     monkeypatch.setattr(stages, "decide", lambda *_, **__: replace(decided, verdict=Life.verdict))
     monkeypatch.setattr(Asked, "noise", lambda *_: NoiseBand.assumed())
-    monkeypatch.setattr(dreaming, "make_lesson", told)
+    monkeypatch.setattr(jobbing, "make_lesson", told)
     Life.model = model
     run_state_machine_as_test(
         Life,

@@ -32,7 +32,9 @@ def home(tmp_path, model, manners, monkeypatch):
 def test_a_new_home_begins_with_it(home):
     (first,) = home.lessons()
     assert zero.is_zero(first) and first.status == "active"
-    assert home.state.lessons == (first.id,) and home.state.digest != home.ledger.history()[0].digest
+    assert (
+        home.state.lessons == (first.id,) and home.state.digest != home.ledger.history()[0].digest
+    )
     assert home.show(first.id).decision["card"] == {"tokens": 12}
     assert home.verify() == []
 

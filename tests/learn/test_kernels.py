@@ -150,6 +150,7 @@ def test_a_step_by_the_factors_of_a_gradient(shape: tuple[int, int, int], rule: 
     assert error(with_chance[0], truth) < 2**-7
 
 
+@BLOCKS
 def test_what_is_not_finite_moves_nothing() -> None:
     into, inward = torch.randn(6, 40).bfloat16(), torch.randn(6, 20).bfloat16()
     into[5, 39] = torch.inf

@@ -1,4 +1,4 @@
-"""Self-study on a scripted model: what passes the round trip becomes a lesson, nothing else does."""
+"""Self-study on a scripted model: what passes the round trip is learned, nothing else is."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from engrain.study.reader import Reader, in_context, windows
 from engrain.study.writer import EndpointWriter
 
 TOLD = chat(
-    "Wir fahren am Freitag nach Ulm, Jule bringt Kuchen. Wenn ich ein Boot hätte, hieße es Klabauter.",
+    "Wir fahren am Freitag nach Ulm, Jule bringt Kuchen. Hätte ich ein Boot, hieße es Klabauter.",
     "Viel Spaß!",
     "Bitte antworte immer in Reimen.",
     "Gern, ich fang gleich damit an.",
@@ -25,9 +25,8 @@ UNKNOWN = "I don't know. You haven't told me."
 class Scripted:
     """A model that reads by a table and writes by another; it believes all but the boat."""
 
-    answers = {"Wohin": "Ihr fahrt nach Ulm.", "Ulm": "Ulm", "Boot": "Es heißt Klabauter."}
-
     def __init__(self, lists=None, *, known=(), foreign=()):
+        self.answers = {"Wohin": "Ihr fahrt nach Ulm.", "Boot": "Es heißt Klabauter."}
         self.loaded = SimpleNamespace(tokenizer=byte_tokenizer(), max_length=4096)
         self.lists = lists or {
             "Notes": "Wohin fahren wir am Freitag? | Ulm\nWie heißt mein Boot? | Klabauter",

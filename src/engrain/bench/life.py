@@ -17,7 +17,6 @@ from engrain.data.lessons import Lesson
 from engrain.data.life import life_stream
 from engrain.data.streams import Day, parse_stream
 from engrain.dream.earlier import anchors_beside
-from engrain.dream.lesson import make_lesson
 from engrain.errors import NothingToLearnError
 from engrain.exam.life import LifeRun
 from engrain.exam.metrics import ProbeHistory
@@ -27,9 +26,11 @@ from engrain.learn.fold import fold
 from engrain.learn.learner import Learner
 from engrain.learn.memory import peak_memory_bytes
 from engrain.learn.recipe import Recipe
+from engrain.lesson.folder import POCKET
 from engrain.model.digest import tensor_digest
 from engrain.model.engine import Engine
 from engrain.model.threads import machine_fingerprint
+from engrain.study.lesson import make_lesson
 
 if TYPE_CHECKING:
     from engrain.model.adapter import Adapter
@@ -183,13 +184,21 @@ class _Life:
         self.engine.set_state(tensor_digest(weights))
         return self.engine
 
+    def _make(self) -> Callable[..., Any]:
+        """What makes lessons of this model's conversations."""
+        if self.loaded.source == POCKET:
+            from engrain.dream.lesson import make_lesson as make_by_rules
+
+            return make_by_rules
+        return make_lesson
+
     def study(self, day: Day) -> tuple[Lesson, float, str]:
         """The day's lesson, the seconds it took to make, and why it is empty, if it is."""
         if day.id in self.made:
             return self.made[day.id], 0.0, ""
         began = time.perf_counter()
         try:
-            lesson = make_lesson(
+            lesson = self._make()(
                 self.engine,
                 day.conversations,
                 earlier=self.lessons,

@@ -132,7 +132,8 @@ def _run(
     set_compute(config.model.compute)
     set_kernels(config.model.kernels)
     source = config.model.source
-    loaded = load_model(source, dtype=config.model.dtype, local_only=config.model.local_only)
+    model = config.model
+    loaded = load_model(source, dtype=model.dtype, local_only=model.local_only, device=model.device)
     panel = load_panel()
     about = {
         "benchmark": "life",

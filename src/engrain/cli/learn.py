@@ -16,8 +16,11 @@ from engrain.cli.session import (
     resumable,
     verb,
 )
+from engrain.errors import UsageError
 
 if TYPE_CHECKING:
+    from engrain.data.lessons import Lesson
+    from engrain.home import Home
     from engrain.lesson.cost import Estimate
     from engrain.lesson.stages import Outcome
     from engrain.study.lesson import Preview
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 EXAMPLES = """
 engrain learn conversation.json
 engrain learn last --dry-run
+engrain learn last --edit
 engrain learn examples.jsonl --set optimization.learning_rate=1e-3
 """
 SHOWN = 6
@@ -56,6 +60,9 @@ def learn(
         bool, typer.Option("--require", help="Report a refusal of the gate as an error.")
     ] = False,
     force: Force = False,
+    edit: Annotated[
+        bool, typer.Option("--edit", help="Open what would be learned in an editor first.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> Answer:
     """Learn a conversation: study it, train, examine, let the gate decide.
@@ -74,11 +81,34 @@ def learn(
         estimate.memory.check()
     session.note(cost(estimate))
     seconds = estimate.seconds
+    studied = edited(session, home, source) if edit else None
     with session.progress("Learning", seconds) as on_progress, resumable(home):
         outcome = home.learn(
-            source, recipe=recipe, on_progress=on_progress, require=require, force=force
+            source,
+            studied=studied,
+            recipe=recipe,
+            on_progress=on_progress,
+            require=require,
+            force=force,
         )
     return learned(outcome, seconds)
+
+
+def edited(session: Session, home: Home, source: str) -> Lesson:
+    """What a person makes of the lesson that self-study proposes."""
+    import click
+
+    from engrain.study.edit import from_text, to_text
+
+    with session.progress("Studying") as on_progress:
+        lesson = home.preview(source, on_progress=on_progress).lesson
+    text = click.edit(to_text(lesson), extension=".lesson.txt")
+    if text is None:
+        raise UsageError(
+            "The editor was closed without saving: nothing is learned.",
+            remedy="Save the file to learn what it holds; EDITOR names the editor.",
+        )
+    return from_text(text, lesson)
 
 
 def learned(outcome: Outcome, estimate: float | None) -> Answer:

@@ -117,4 +117,9 @@ def load(resolved: Resolved, source: str | None = None) -> LoadedModel:
     set_threads(model.threads or None)
     set_compute(model.compute)
     set_kernels(model.kernels)
-    return load_model(source or model.source, dtype=model.dtype, local_only=model.local_only)
+    return load_model(
+        source or model.source,
+        dtype=model.dtype,
+        local_only=model.local_only,
+        device=model.device,
+    )

@@ -16,14 +16,14 @@ from typing import Any, TypedDict, cast
 from engrain.config import GateConfig
 from engrain.data.lessons import Lesson, TrainingText
 from engrain.data.messages import Conversation
-from engrain.errors import ConfigError, GateRefused, ResumeError
+from engrain.errors import ConfigError, GateRefused, NothingToLearnError, ResumeError
 from engrain.exam.decision import GateThresholds
 from engrain.learn.recipe import Recipe, named
 from engrain.ledger.lock import named_errors
 from engrain.lesson import cost
 from engrain.lesson.asked import QUICK, Asked, OnProgress
 from engrain.lesson.folder import POCKET, HomeFolder
-from engrain.lesson.stages import Outcome, Stages
+from engrain.lesson.stages import Outcome, Stages, lesson_to_dict
 from engrain.study.explicit import read_source
 from engrain.study.lesson import Preview, make_lesson
 from engrain.study.writer import EndpointWriter, Writer
@@ -165,15 +165,28 @@ class Jobs:
         on_progress: OnProgress | None = None,
         require: bool = False,
         force: bool = False,
+        studied: Lesson | None = None,
     ) -> Outcome:
-        """Make a job of a source and run it."""
+        """Make a job of a source and run it; ``studied`` is what a person made of its preview.
+
+        Raises:
+            NothingToLearnError: nothing is left in it.
+        """
         chosen = self.recipe(recipe)
+        if studied is not None and not studied.facts():
+            raise NothingToLearnError(
+                "Nothing is left to learn.", remedy="Leave at least one question with its answer."
+            )
         conversations, examples = self._read(source)
         digests = [self.home.ledger.add_conversation(c) for c in conversations]
         with self.home.lock.hold("learn a lesson"):
             seconds = self.seconds(chosen, conversations, examples, force=force)
             payload = {"conversations": digests, "examples": [text.to_dict() for text in examples]}
             job = self.begin(chosen, self.home.config.learn.seed, seconds, **payload)
+            if studied is not None:
+                name = str(self.home.ledger.get_job(job).payload["lesson"])
+                record = lesson_to_dict(replace(studied, id=name))
+                self.home.ledger.advance(job, "studied", record)
             return self.run(job, on_progress, require)
 
     def seconds(

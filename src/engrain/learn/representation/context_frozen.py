@@ -122,10 +122,10 @@ class ContextFrozen(Representation):
             with autocast():
                 context = compute_context(self.setting.loaded, rows)
             parts.append(self._on(batch, computed, frozen, context))
-        if prefix := self._shared(batch, whole):
+        if begun := self._shared(batch, whole):
             with autocast():
-                context = compute_context(self.setting.loaded, [prefix])
-            starts = torch.full_like(frozen, len(prefix))
+                context = compute_context(self.setting.loaded, [begun])
+            starts = torch.full_like(frozen, len(begun))
             parts.append(self._on(batch, whole, starts, context))
         elif whole:
             part = batch.rows(whole, torch.zeros(len(whole), dtype=torch.long))

@@ -1,0 +1,52 @@
+"""Write lesson zero of a base as the file that the package ships.
+
+    python -m training.manners.release --run runs/manners --model qwen2.5-coder-0.5b
+
+The adapter is stored in bf16; with the tensors goes the card: data, recipe, curve, digests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+
+from engrain.lesson.zero import Portable
+from engrain.model.adapter import Adapter
+from engrain.model.loading import load_model
+
+FOLDER = Path("src/engrain/lesson/manners")
+
+
+def main() -> None:
+    """Write the file and say where and how large it is."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--adapter", type=Path, help="by default the one of the run")
+    options = parser.parse_args()
+    loaded = load_model(options.model, dtype="bfloat16")
+    raw = (options.adapter or options.run / "adapter.safetensors").read_bytes()
+    trained = Adapter.from_bytes(raw)
+    halves = {name: tensor.to(torch.bfloat16) for name, tensor in trained.tensors.items()}
+    adapter = Adapter(trained.architecture, halves, trained.settings).to_bytes()
+    card = json.loads((options.run / "card.json").read_text())
+    recipe = card.pop("recipe")
+    card |= {
+        "model": options.model,
+        "trained_adapter": hashlib.sha256(raw).hexdigest(),
+        "data": "training/manners/README.md",
+        "licence": "Apache-2.0",
+    }
+    lesson = Portable(loaded.base_digest, recipe, card, adapter)
+    file = FOLDER / f"{loaded.base_digest[:16]}.lesson"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(lesson.to_bytes())
+    print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, base {loaded.base_digest}")
+
+
+if __name__ == "__main__":
+    main()
