@@ -55,7 +55,9 @@ class ModelConfig:
     device: Literal["auto", "cpu", "cuda", "mps"] = option(
         "auto", "where the model runs; auto takes cuda, then mps, then the processor"
     )
-    dtype: Literal["float32", "bfloat16"] = option("float32", "number format of the weights")
+    dtype: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "number format of the weights; auto takes bfloat16 where the hardware multiplies it"
+    )
     compute: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "number format of training's arithmetic; auto takes what the processor is made for"
     )

@@ -205,7 +205,7 @@ BAD_MODELS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "ModelNotFoundError"),
     "damaged weights": (
         lambda f: (f / "model.safetensors").write_bytes(b"oops"),
-        "ModelError",
+        "CorruptModelError",
     ),
     "an encoder": (
         lambda f: change_json(

@@ -1,5 +1,6 @@
 """Loading: the same weights come back, and every way to fail has its name."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -17,7 +18,7 @@ from engrain.errors import (
     TokenizerMismatchError,
     UnsupportedModelError,
 )
-from engrain.model import locate
+from engrain.model import loading, locate
 from engrain.model.engine import Engine
 from engrain.model.loading import load_model
 from engrain.model.testing import save_tiny, tiny_model
@@ -354,3 +355,19 @@ def test_a_folder_that_can_not_be_read(folder: Path) -> None:
         pytest.skip("root reads everything")
     (folder / "config.json").chmod(0)
     check(ModelError, "can't be read", folder)
+
+
+def test_the_dtype_follows_what_the_hardware_multiplies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save_tiny(tiny_model("llama"), tmp_path / "tiny")
+    found = locate.Located(folder, str(folder), None)
+    known = dataclasses.replace(found, base_digest=load_model(str(folder)).base_digest)
+    for kind, where, expected in (
+        ("bfloat16", known, torch.bfloat16),
+        ("float32", known, torch.float32),
+        ("bfloat16", found, torch.float32),
+    ):
+        monkeypatch.setattr(loading, "default_compute", lambda kind=kind: kind)
+        monkeypatch.setattr(loading, "locate", lambda *_, where=where: where)
+        assert load_model(str(folder), dtype="auto").dtype == expected

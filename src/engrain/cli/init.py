@@ -10,7 +10,7 @@ from engrain.cli.session import Answer, DryRun, Session, Settings, overrides, ve
 
 EXAMPLES = """
 engrain init
-engrain init --model qwen2.5-coder-0.5b --set model.dtype=bfloat16
+engrain init --model qwen2.5-coder-0.5b
 engrain init --home ~/work --model Qwen/Qwen3-0.6B
 engrain init --model ~/models/my-model --set model.threads=4
 """

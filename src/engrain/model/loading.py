@@ -19,7 +19,7 @@ from engrain.errors import (
     UnsupportedModelError,
 )
 from engrain.model.digest import file_digest
-from engrain.model.hardware import choose_device
+from engrain.model.hardware import AUTO, choose_device, default_compute
 from engrain.model.loaded import LoadedModel as LoadedModel
 from engrain.model.loaded import StoredWeights
 from engrain.model.locate import POCKET as POCKET
@@ -44,6 +44,8 @@ def load_model(
     A GGUF file is converted once, into the cache. A hub id is looked up in the local cache first
     and downloaded only if ``local_only`` is not true. Nothing but safetensors is loaded, and no
     code that comes with a model is ever run. ``device`` is ``cpu``, ``cuda``, ``mps`` or ``auto``.
+    The dtype ``auto`` takes bf16 for models that were stored so, where the hardware multiplies it;
+    elsewhere torch would do it number by number.
 
     Raises:
         ModelNotFoundError: none of these is here; the remedy says how to get it.
@@ -53,10 +55,14 @@ def load_model(
         CorruptModelError: a file of the model is damaged.
         ModelError: weights that are incomplete, no safetensors, no such device.
     """
-    if dtype not in DTYPES:
-        raise ModelError(f"Unknown dtype {dtype!r}.", remedy=f"Use one of: {', '.join(DTYPES)}.")
+    if dtype not in (AUTO, *DTYPES):
+        known = ", ".join((AUTO, *DTYPES))
+        raise ModelError(f"Unknown dtype {dtype!r}.", remedy=f"Use one of: {known}.")
     place = choose_device(device)
     located = locate(source, local_only)
+    if dtype == AUTO:
+        multiplied = place != "cpu" or default_compute() == "bfloat16"
+        dtype = "bfloat16" if located.base_digest and multiplied else "float32"
     folder = located.folder
     config = _read_config(folder, source)
     files = _weight_files(folder, source)
