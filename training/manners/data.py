@@ -120,7 +120,7 @@ def size(text: str) -> int:
     return 6 + round(len(text) / 3.8)
 
 
-def texts(count: int, seed: int = 0, room: int = 620) -> list[TrainingText]:
+def texts(count: int, seed: int = 0, room: int = 440) -> list[TrainingText]:
     """``count`` texts of about ``room`` tokens at most, from all languages and kinds in turn."""
     rng = random.Random(f"manners:{seed}")
     whole = situations()

@@ -1,0 +1,75 @@
+"""The bank of everyday talk and the texts that lesson zero is made of."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from engrain.study import requests
+from training.manners import bank, data
+
+FILES = sorted(file for file in bank.FOLDER.glob("*.jsonl"))
+STREAM = Path("../shared/data/everyday/everyday_dev.jsonl")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_situation_is_whole_whatever_is_drawn(file: Path) -> None:
+    for situation in bank.read(file):
+        for seed in range(3):
+            assert bank.faults(situation, random.Random(seed)) == [], situation["id"]
+
+
+def test_a_fault_is_named() -> None:
+    situation = next(bank.read(bank.FOLDER / "example.jsonl"))
+    fact = situation["facts"][0]
+    fact["asks"][0] = f"Is it {fact['value']}?"
+    fact["near"].pop()
+    found = " ".join(bank.faults(situation, random.Random(0)))
+    assert "holds the value" in found and "near needs 3 pairs" in found
+
+
+def test_equal_seeds_give_equal_texts_and_others_give_others() -> None:
+    assert data.texts(20, 3) == data.texts(20, 3) != data.texts(20, 4)
+
+
+def test_only_answers_after_the_talk_are_learned_and_all_kinds_occur() -> None:
+    made = data.texts(200, 1)
+    assert {text.group.partition(":")[0] for text in made} == {
+        "ask", "study", "verdict", "closed", "mixed",
+    }  # fmt: skip
+    for text in made:
+        roles = [message.role for message in text.messages]
+        assert roles == ["user", "assistant"] * (len(roles) // 2)
+        assert 1 <= text.answers <= len(roles) // 2
+
+
+def test_the_requests_are_those_of_self_study() -> None:
+    asked = {m.content for t in data.texts(200, 2) for m in t.messages if m.role == "user"}
+    for begins in (requests.CLAIMS, requests.WORDINGS, requests.NEAR, requests.VERDICT):
+        head = begins.partition("{")[0]
+        assert any(text.startswith(head) for text in asked), head
+
+
+def test_what_is_listed_stands_in_the_message_and_traps_are_not_listed() -> None:
+    rng = random.Random(5)
+    for situation in data.situations():
+        one = bank.drawn(situation, rng)
+        for place, message in enumerate(one["talk"]):
+            lines = requests.pairs_of(data.claims(one, place, rng)) if place % 2 == 0 else []
+            for question, answer in lines:
+                assert question == requests.WISH or answer in message
+        listed = {f["value"] for f in one["facts"]}
+        for trap in one.get("traps", ()):
+            assert trap["value"] not in listed, one["id"]
+
+
+@pytest.mark.skipif(not STREAM.exists(), reason="the everyday stream is not shipped")
+def test_nothing_of_the_stream_that_is_measured_on_is_trained() -> None:
+    asked = {
+        probe["messages"][-1]["content"].casefold()
+        for line in STREAM.read_text(encoding="utf-8").splitlines()
+        for probe in json.loads(line)["probes"]
+    }
+    trained = {m.content.casefold() for t in data.texts(400, 6) for m in t.messages}
+    assert not asked & trained
