@@ -143,3 +143,21 @@ def test_ask_keeps_the_order_and_asks_the_same_question_once() -> None:
     assert engine.asked == [["b?", "a?"]]
     assert ask(engine, []) == []
     assert ProbeResult.from_dict(found[0].to_dict()) == found[0]
+
+
+@pytest.mark.parametrize(
+    ("answer", "unknown"),
+    [
+        ("Das weiß ich nicht. Das hast du mir nicht gesagt.", True),
+        ("Ich weiß leider nicht, wann sie kommt.", True),
+        ("Ich weiß, dass er keine Nüsse verträgt.", False),
+        ("Du hast mir gesagt, dass er am Freitag kommt.", False),
+        ("No lo sé, no me has dicho cómo se llama.", True),
+        ("Me has dicho que es el jueves.", False),
+        ("Je ne sais pas. Tu ne me l'as pas dit.", True),
+        ("Tu m'as dit que c'est jeudi.", False),
+        ("Ich weiß es nicht, aber vermutlich am Freitag.", False),
+    ],
+)
+def test_not_knowing_in_other_languages(answer: str, unknown: bool) -> None:
+    assert says_unknown(answer) is unknown

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from engrain.exam.probes import says_unknown
 from engrain.study import requests
 from training.manners import bank, data
 
@@ -73,3 +74,20 @@ def test_nothing_of_the_stream_that_is_measured_on_is_trained() -> None:
     }
     trained = {m.content.casefold() for t in data.texts(400, 6) for m in t.messages}
     assert not asked & trained
+
+
+@pytest.mark.parametrize("language", ["en", "de", "es", "fr"])
+def test_not_knowing_is_heard_in_every_language_and_knowing_is_not_taken_for_it(
+    language: str,
+) -> None:
+    rng, untold, told = random.Random(7), [], []
+    for situation in data.situations():
+        if situation["lang"] == language:
+            one = bank.drawn(situation, rng)
+            for fact in one["facts"]:
+                told.append(fact["tells"])
+                untold += [answer for _, answer in fact["near"]]
+    unheard = [answer for answer in untold if not says_unknown(answer)]
+    taken = [answer for answer in told if says_unknown(answer)]
+    assert len(unheard) <= 0.05 * len(untold), unheard[:20]
+    assert len(taken) <= 0.01 * len(told), taken

@@ -181,12 +181,28 @@ _UNKNOWN = re.compile(
             r"(?:told|mentioned|said|shared|given)\b",
             r"\bunknown to me\b|(?:^|[.!?] )unknown\b",
             r"\bthere is no (?:information|record|mention)\b",
+            # German, Spanish, French, as casefold writes them.
+            r"\b(?:weiss|kenne) ich (?:\w+ ){0,3}?nicht\b",
+            r"\bich (?:weiss|kenne) (?:\w+,? ){0,6}?nicht\b",
+            r"\b(?:hast|haben) (?:du|sie) (?:\w+ ){0,4}?(?:nicht|nichts|nie|noch nicht) "
+            r"(?:\w+ ){0,2}?(?:gesagt|erzählt|verraten|genannt|erwähnt|geschrieben)\b",
+            r"\bkeine ahnung\b|\b(?:weiss ich|ich weiss) (?:von )?(?:nichts|kein\w*)\b",
+            r"\bno (?:lo |la |los |las )?(?:sé|conozco|recuerdo)\b|\bdesconozco\b",
+            r"\b(?:no|nunca) me (?:lo |la |los |las )?(?:has|ha|habéis|han) "
+            r"(?:\w+ )?(?:dicho|contado|mencionado|hablado|dado)\b",
+            r"\bje (?:ne )?(?:l[ea] )?(?:sais|connais) pas\b|\bje l'ignore\b|\bj'ignore\b",
+            r"\b(?:tu ne|vous ne|tu|vous) (?:m'|me (?:l'|l[ea]s? )?|m'en )(?:as|avez) "
+            r"(?:\w+ )?(?:pas|jamais|rien) (?:\w+ )?(?:dit|parlé|donné|raconté|mentionné)\b",
+            r"\baucune idée\b",
         )
     )
 )
 _GUESSES = re.compile(
     r"\bbut (?:i (?:think|guess|believe|would say|suppose)|it (?:is|was|might|may|could|must)|"
     r"maybe|perhaps|probably|my guess|i would guess|that is|your? .{0,60}? is)\b"
+    r"|\baber (?:ich (?:glaube|denke|vermute)|vielleicht|vermutlich|wahrscheinlich)\b"
+    r"|\bpero (?:creo|supongo|quizás?|tal vez|probablemente)\b"
+    r"|\bmais (?:je (?:pense|crois|suppose)|peut-être|probablement)\b"
 )
 _CONTRACTIONS = (
     (re.compile(r"\bcan't\b"), "cannot"),
@@ -202,6 +218,8 @@ _CONTRACTIONS = (
 
 def says_unknown(answer: str) -> bool:
     """Whether an answer says, in the first person, that the asked-for thing is not known.
+
+    In English, German, Spanish or French; measured on the bank of lesson zero (tests/manners).
 
     "I'm not sure, but I think it is blue" is a guess, hence no.
 
