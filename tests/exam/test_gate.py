@@ -257,3 +257,11 @@ def test_more_damage_never_gets_a_milder_verdict(
 def test_results_of_kind_norm_show_learning() -> None:
     lesson = [ProbeResult("n", "norm", True, "")]
     assert decide(exam({"style": lesson}), exam({"style": lesson})).check("recall").passed
+
+
+def test_of_few_questions_one_may_be_missed_and_it_is_named() -> None:
+    three = decided(new=(3, 4))
+    assert three.verdict == "accepted"
+    assert three.check("recall").statistics["missed"] == ["n-3"]
+    assert decided(new=(2, 4)).verdict == "quarantined"
+    assert decided(new=(1, 2)).verdict == "quarantined", "of two none may be missed"

@@ -3,7 +3,8 @@
 Thresholds are fixed before training; their digest is part of the decision. Each check compares the
 exam after the lesson with the exam before it, on the same questions, in pairs:
 
-* **New facts**: a count. Too few is no harm, so the lesson is kept aside, not refused.
+* **New facts**: a count, of which one may always be missed (of three or more). Too few is no harm,
+  so the lesson is kept aside, not refused.
 * **Earlier lessons, together**: the questions broken less those gained may be at most
   ``max_forgetting`` of all; beyond that it fails if an exact one-sided sign test on the questions
   that changed says so at ``alpha``.
@@ -42,6 +43,9 @@ from engrain.exam.statistics import (
 
 LEARNED_KINDS = (*RECALL_KINDS, "norm")
 """The kinds of probe by which a lesson shows that it was learned."""
+
+FEW = 3
+"""Questions about new facts from which on one of them may be missed."""
 
 _EPSILON = 1e-9
 
@@ -157,6 +161,9 @@ class _Gate:
             ]
         right, total = sum(found.values()), len(found)
         needed = math.ceil(self.thresholds.min_recall * total - _EPSILON)
+        if total >= FEW and self.thresholds.min_recall < 1:
+            # With few questions a share would ask for all of them: one may always be missed.
+            needed = min(needed, total - 1)
         interval = clopper_pearson(right, total)
         passed = right >= needed
         return [
@@ -174,6 +181,7 @@ class _Gate:
                     "total": total,
                     "needed": needed,
                     "right_before": sum(earlier.values()),
+                    "missed": [name for name, right in found.items() if not right],
                     "low": interval.low,
                     "high": interval.high,
                     "method": "count; Clopper-Pearson 95% interval",

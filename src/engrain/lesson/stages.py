@@ -20,7 +20,7 @@ from engrain.dream.earlier import anchors_beside
 from engrain.errors import DivergedError, NothingToLearnError, ResumeError
 from engrain.exam.decision import Decision, GateThresholds
 from engrain.exam.exam import Exam, run_exam
-from engrain.exam.gate import decide
+from engrain.exam.gate import LEARNED_KINDS, decide
 from engrain.exam.noise import NoiseBand
 from engrain.exam.panel import PanelResult
 from engrain.learn.learner import Learner
@@ -229,6 +229,8 @@ class Stages:
                 origin=self.asked.origin(),
                 ignore=self.asked.kept.panel.touched_by(taught),
             )
+            if weak := not_recalled(lesson, after):
+                decision.reasons.append(f"Not recalled: {'; '.join(weak)}")
             if not self.gate:
                 reasons = ["The gate is off.", *decision.reasons]
                 decision = Decision("accepted", reasons, decision.checks, decision.thresholds)
@@ -265,6 +267,14 @@ class Stages:
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     return {name: version(name) for name in ("engrain", "torch", "transformers", "peft")}
+
+
+def not_recalled(lesson: Lesson, exam: Exam) -> list[str]:
+    """The questions about a lesson's facts that an exam finds unanswered."""
+    failed = {
+        name for name, right in exam.outcomes(lesson.id, kinds=LEARNED_KINDS).items() if not right
+    }
+    return [probe.messages[-1].content for probe in lesson.probes if probe.id in failed]
 
 
 def lesson_to_dict(lesson: Lesson) -> dict[str, Any]:
