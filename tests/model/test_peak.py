@@ -64,3 +64,13 @@ def test_numbers_of_threads_that_are_tried() -> None:
     assert peak._counts(4) == [1, 2, 3, 4]
     assert peak._counts(12) == [1, 2, 4, 8, 12]
     assert peak._counts(16) == [1, 2, 4, 8, 16]
+
+
+def test_a_product_that_takes_too_long_is_measured_on_a_piece(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows: list[int] = []
+    monkeypatch.setattr(peak, "TOO_LONG", 0.0)
+    monkeypatch.setattr(peak, "_best", lambda work: rows.append(len(work())) or 1.0)
+    assert peak._product("float32", 64) == 2 * peak.FEW_ROWS * peak.WIDTH**2 / 1e9
+    assert rows == [peak.FEW_ROWS]
