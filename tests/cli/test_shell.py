@@ -45,7 +45,8 @@ def start(*words: str) -> tuple[float, set[str]]:
     "words", [("--help",), ("--version",), ("learn", "--help"), ("config", "show")]
 )
 def test_a_fast_start(words: tuple[str, ...]) -> None:
-    runs = [start(*words) for _ in range(2)]
+    # The least of some: what else the machine does can only add to it.
+    runs = [start(*words) for _ in range(4)]
     assert not HEAVY & runs[0][1]
     assert min(seconds for seconds, _ in runs) < 0.5
 
