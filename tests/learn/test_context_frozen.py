@@ -16,8 +16,10 @@ from engrain.learn import compute, registry
 from engrain.learn.compute import hidden_logits
 from engrain.learn.learner import Learner
 from engrain.learn.recipe import Choice, Recipe
+from engrain.learn.representation import context_frozen
 from engrain.learn.technique import Representation, Setting
 from engrain.model.cache import cache_argument
+from engrain.model.context import compute_context
 from engrain.model.digest import tensor_digest
 from engrain.model.engine import Engine
 from engrain.model.loading import LoadedModel
@@ -328,7 +330,16 @@ def test_recomputed_activations_give_the_same_gradient_with_less_kept() -> None:
 
 
 @pytest.mark.parametrize(("family", "shape"), MODELS)
-def test_what_short_rows_begin_with_is_computed_once(family: str, shape: dict[str, Any]) -> None:
+def test_what_short_rows_begin_with_is_computed_once(
+    family: str, shape: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[list[int]]] = []
+
+    def counted(loaded: LoadedModel, rows: Any, key: Any = None) -> Any:
+        asked.append([list(row) for row in rows])
+        return compute_context(loaded, rows, key)
+
+    monkeypatch.setattr(context_frozen, "compute_context", counted)
     loaded = tiny_model(family, **shape)
     prefix = tuple(range(5, 25))
     rows = [(7, 8, 9, 11), (12, 13), (14, 15, 16)]
@@ -341,7 +352,7 @@ def test_what_short_rows_begin_with_is_computed_once(family: str, shape: dict[st
     # The same numbers, in other blocks; the way through the prefix is what is left out.
     torch.testing.assert_close(shared.loss(batch), whole.loss(batch), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(shared.hardest, whole.hardest, rtol=1e-4, atol=1e-4)
-    assert shared._shared(batch, [0, 1, 2]) == list(prefix)
+    assert asked == [[list(prefix)]], "once for all rows, and never without sharing"
 
 
 def test_rows_that_begin_apart_share_nothing() -> None:

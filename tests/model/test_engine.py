@@ -470,3 +470,23 @@ def test_two_processes_agree_to_the_bit() -> None:
         for _ in range(2)
     ]
     assert runs[0].stdout == runs[1].stdout and runs[0].stdout.count("\n") == 3
+
+
+def test_what_is_scored_shares_one_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(tiny_model("llama", max_length=512))
+    told = "a conversation that is longer than what is asked about it: "
+    pairs = [(told + "one? ", "first"), (told + "two? ", "second answer"), (told, "x")]
+    alone = [engine.log_likelihood([pair])[0] for pair in pairs]
+    widths: list[tuple[int, int]] = []
+    forward = engine._forward
+
+    def counted(ids: torch.Tensor, mask: torch.Tensor, **how: Any) -> torch.Tensor:
+        widths.append((ids.shape[0], ids.shape[1]))
+        return forward(ids, mask, **how)
+
+    monkeypatch.setattr(engine, "_forward", counted)
+    together = engine.log_likelihood(pairs)
+    assert [count for _, count in together] == [count for _, count in alone]
+    assert [total for total, _ in together] == pytest.approx([t for t, _ in alone], abs=1e-3)
+    (one, prefix), (rows, rest) = widths
+    assert one == 1 and rows == 3 and prefix > rest, "the conversation is read once, by one row"

@@ -167,12 +167,11 @@ class LoadedModel:
         parameters that differ are kept aside: a lesson mostly changes a part of them.
         """
         live, ground = self.weights(), self.ground() if self.ground else self._base
-        types = {name: ground[name].to(live[name].dtype) for name in live}
-        changed = {name: live[name].clone() for name in self.changed_since(types)}
+        changed = {name: live[name].clone() for name in self.changed_since(ground)}
         with torch.no_grad():
             for name in changed:
                 self._parameters[name].copy_(ground[name])
-        del ground, types
+        del ground
         try:
             yield
         finally:
