@@ -27,11 +27,12 @@ def test_the_sheets_of_an_exam() -> None:
 
 
 def test_a_decision_as_a_sheet() -> None:
-    sheet = report.decision_sheet(decide(BEFORE, AFTER))
+    half = exam({"new": results(2, 4)}, AFTER.panel, "f" * 64)
+    sheet = report.decision_sheet(decide(BEFORE, half))
     assert sheet.title == "Gate: quarantined"
-    assert sheet.rows[0] == ("recall", "0%", "75%", "80%", "little")
+    assert sheet.rows[0] == ("recall", "0%", "50%", "80%", "little")
     assert sheet.marks[0] == "fair"
-    assert "It recalls 3 of 4 questions about the new facts (needed: 4)." in sheet.notes
+    assert "It recalls 2 of 4 questions about the new facts (needed: 3)." in sheet.notes
 
 
 def life_run(recipe: str, seed: int, kept: int) -> LifeRun:
