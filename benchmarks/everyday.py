@@ -42,6 +42,13 @@ def items(day: Day) -> dict[str, list[Probe]]:
     return found
 
 
+def chosen(days: Sequence[Day], which: str) -> Sequence[Day]:
+    """The first days, or those that are named by their numbers."""
+    if "," in which:
+        return [days[int(number) - 1] for number in which.split(",") if number]
+    return days[: int(which)] if which else days
+
+
 def counted(marks: Sequence[tuple[str, bool]]) -> dict[str, Any]:
     """Shares by kind, with exact intervals."""
     from engrain.exam.statistics import clopper_pearson
@@ -78,6 +85,7 @@ def view(engine: Any, days: Sequence[Day]) -> dict[str, Any]:
 def study(engine: Any, days: Sequence[Day], args: Any) -> tuple[dict[str, Any], list[Any]]:
     """Make each day's lesson and look for the stream's items and traps among its facts."""
     from engrain.exam.probes import holds, passes
+    from engrain.lesson.stages import lesson_to_dict
     from engrain.study.lesson import make_lesson
 
     records, lessons = [], []
@@ -92,6 +100,10 @@ def study(engine: Any, days: Sequence[Day], args: Any) -> tuple[dict[str, Any], 
         )
         if preview.proposed:
             lessons.append(preview.proposed)
+            if args.lessons:
+                args.lessons.mkdir(parents=True, exist_ok=True)
+                file = args.lessons / f"{day.id}.json"
+                file.write_text(json.dumps(lesson_to_dict(preview.proposed), ensure_ascii=False))
         told = [
             text
             for text in (preview.proposed.texts if preview.proposed else ())
@@ -140,6 +152,17 @@ def study(engine: Any, days: Sequence[Day], args: Any) -> tuple[dict[str, Any], 
     return {"figures": figures, "days": records}, lessons
 
 
+def kept_lessons(days: Sequence[Day], args: Any) -> tuple[dict[str, Any], list[Any]] | None:
+    """The lessons of an earlier study, where the folder holds one for each day."""
+    from engrain.lesson.stages import lesson_from_dict
+
+    files = [args.lessons / f"{day.id}.json" for day in days] if args.lessons else []
+    if not files or not all(file.exists() for file in files):
+        return None
+    lessons = [lesson_from_dict(json.loads(file.read_text())) for file in files]
+    return {"figures": {"texts": sum(len(lesson.texts) for lesson in lessons)}}, lessons
+
+
 def learn(
     loaded: Any, engine: Any, days: Sequence[Day], lessons: Sequence[Any], args: Any
 ) -> dict[str, Any]:
@@ -151,7 +174,7 @@ def learn(
     from engrain.learn.recipe import named
     from engrain.model.digest import tensor_digest
 
-    recipe = named(args.recipe).with_settings(dict(pair.split("=", 1) for pair in ()))
+    recipe = named(args.recipe)
     settings = {}
     for pair in args.set:
         key, _, value = pair.partition("=")
@@ -199,7 +222,10 @@ def main() -> int:
     parser = options(__doc__, "everyday")
     parser.add_argument("part", choices=("view", "study", "learn"))
     parser.add_argument("--stream", type=Path, default=STREAM)
-    parser.add_argument("--days", type=int, default=0, help="0: all")
+    parser.add_argument("--days", default="", help="how many, or which: 2,7,9 (default: all)")
+    parser.add_argument(
+        "--lessons", type=Path, help="folder of lessons: read from there, else written there"
+    )
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--adapter", type=Path, action="append", default=[], help="lesson zero")
     parser.add_argument("--effort", default="normal")
@@ -216,12 +242,12 @@ def main() -> int:
     args.manners_adapters = [Adapter.from_bytes(file.read_bytes()) for file in args.adapter]
     loaded.set_weights(fold(loaded.base_weights(), args.manners_adapters))
     engine = Engine(loaded)
-    days = read_stream(args.stream)[: args.days or None]
+    days = chosen(read_stream(args.stream), args.days)
     if args.part == "view":
         result = view(engine, days)
         rows = [[k, f"{v['right']} of {v['asked']}"] for k, v in result["figures"].items()]
     else:
-        result, lessons = study(engine, days, args)
+        result, lessons = kept_lessons(days, args) or study(engine, days, args)
         rows = [[k, str(v)] for k, v in result["figures"].items()]
         if args.part == "learn":
             result["learned"] = learn(loaded, engine, days, lessons, args)
@@ -229,6 +255,7 @@ def main() -> int:
             rows += [[k, f"{v['right']} of {v['asked']}"] for k, v in last.items()]
     manners = args.__dict__.pop("manners_adapters")
     args.adapter = [str(file) for file in args.adapter]
+    args.lessons = args.lessons and str(args.lessons)
     record = {**about(args), "manners": len(manners), "part": args.part, **result}
     print_table(f"everyday, {args.part}", ("what", "found"), rows)
     write_json(args.json, record)
