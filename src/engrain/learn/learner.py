@@ -35,6 +35,7 @@ from engrain.learn.technique import (
     Rule,
     Setting,
 )
+from engrain.learn.turns import after_talk
 from engrain.learn.update import GradientRelease, follow
 from engrain.model.adapter import Adapter
 from engrain.model.context import objection
@@ -112,6 +113,7 @@ class Learner:
                 "The lesson holds nothing to learn.",
                 remedy="See `engrain learn --dry-run` for what was dropped and why.",
             )
+        lesson = after_talk(lesson, anchors, self.recipe.after_talk, seed)
         setting = Setting(
             loaded,
             lesson,

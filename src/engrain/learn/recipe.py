@@ -56,6 +56,7 @@ class Recipe:
     something (:class:`engrain.learn.technique.Rule`). ``gradient_release`` takes each
     parameter's step inside backward, so that one layer's gradient is alive at a time;
     ``mastery`` trains what is not known yet and ends when all is (:mod:`engrain.learn.mastery`);
+    ``after_talk`` is the share of questions put after other talk (:mod:`engrain.learn.turns`);
     ``recompute`` keeps no activations inside layers and computes them again in backward.
 
     Example:
@@ -78,6 +79,7 @@ class Recipe:
     restart: bool = False
     absence: float = 0.0
     mastery: bool = False
+    after_talk: float = 0.0
     gradient_release: bool = False
     recompute: bool = False
 
@@ -101,6 +103,7 @@ class Recipe:
             "restart": self.restart,
             "absence": self.absence,
             "mastery": self.mastery,
+            "after_talk": self.after_talk,
             "gradient_release": self.gradient_release,
             "recompute": self.recompute,
         }
@@ -164,8 +167,9 @@ class Recipe:
             for name in ("epochs", "batch_size", "min_steps", "max_steps"):
                 if getattr(self, name) <= 0:
                     raise ValueError(f"{name} is {getattr(self, name)}, not above 0")
-            if not 0 <= self.absence <= 1:
-                raise ValueError(f"absence is {self.absence}, outside [0, 1]")
+            for share in ("absence", "after_talk"):
+                if not 0 <= getattr(self, share) <= 1:
+                    raise ValueError(f"{share} is {getattr(self, share)}, outside [0, 1]")
         except ValueError as error:
             raise ConfigError(
                 f"The recipe {self.name!r} refuses its settings: {error}.",
@@ -280,6 +284,7 @@ def _named() -> dict[str, Recipe]:
                 max_steps=48,
                 absence=0.5,
                 mastery=True,
+                after_talk=0.35,
             ),
             Recipe("naive-lora", "LoRA on the new facts alone.", **naive),
             Recipe(
