@@ -34,15 +34,36 @@ def test_equal_seeds_give_equal_texts_and_others_give_others() -> None:
     assert data.texts(20, 3) == data.texts(20, 3) != data.texts(20, 4)
 
 
-def test_only_answers_after_the_talk_are_learned_and_all_kinds_occur() -> None:
-    made = data.texts(200, 1)
-    assert {text.group.partition(":")[0] for text in made} == {
-        "ask", "study", "verdict", "closed", "mixed",
-    }  # fmt: skip
-    for text in made:
-        roles = [message.role for message in text.messages]
-        assert roles == ["user", "assistant"] * (len(roles) // 2)
-        assert 1 <= text.answers <= len(roles) // 2
+def test_a_step_asks_a_dozen_things_of_one_talk_each_on_its_own() -> None:
+    made = data.steps(120, 1, rows=12)
+    sizes = [len(step) for step in made]
+    assert max(sizes) == 12 and sorted(sizes)[len(sizes) // 4] == 12
+    for step in made:
+        talks = {text.messages[: len(text.messages) - 2] for text in step}
+        shortest = min(talks, key=len)
+        # Other turns may stand between the talk and the question, never before the talk.
+        assert all(talk[: len(shortest)] == shortest for talk in talks)
+        for text in step:
+            roles = [message.role for message in text.messages]
+            assert roles == ["user", "assistant"] * (len(roles) // 2)
+            assert text.answers == 1
+    assert any(len(text.messages) == 2 for step in made for text in step), "none closed"
+    assert any("+" in text.group for step in made for text in step), "never two talks"
+
+
+def test_most_of_what_is_asked_after_a_talk_was_told() -> None:
+    heads = [
+        request.partition("{")[0]
+        for request in (requests.CLAIMS, requests.WORDINGS, requests.NEAR, requests.FOLLOW)
+    ]
+    heads.append(requests.VERDICT.partition("{")[0])
+    asked = [
+        text.target
+        for step in data.steps(150, 3)
+        for text in step
+        if not any(text.question.startswith(head) for head in heads)
+    ]
+    assert 0.15 <= sum(map(says_unknown, asked)) / len(asked) <= 0.35
 
 
 def test_the_requests_are_those_of_self_study() -> None:

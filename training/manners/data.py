@@ -1,8 +1,8 @@
 """From the bank to the texts of lesson zero.
 
-A text is a talk, or two, and what is asked after it: questions that it answers, questions that it
-does not answer, and the requests of self-study (:mod:`engrain.study.requests`). All answers after
-the talk are learned, those inside it are not.
+A text is a talk, or two, and one thing that is asked after it: a question that it answers, one that
+it does not answer, or a request of self-study (:mod:`engrain.study.requests`). Only the answer is
+learned. A step of training holds a dozen texts of the same talk, side by side.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from engrain.data.general import anchors
 from engrain.data.lessons import TrainingText
 from engrain.data.messages import Message
 from engrain.study import requests
@@ -30,22 +31,6 @@ def situations(files: Iterable[Path] | None = None) -> list[dict[str, Any]]:
 def talk_of(situation: dict[str, Any]) -> list[Message]:
     """The messages of a situation."""
     return [Message(("user", "assistant")[i % 2], text) for i, text in enumerate(situation["talk"])]
-
-
-def questions(one: dict[str, Any], rng: random.Random) -> list[Turn]:
-    """What can be asked after a talk: told, not told, trapped, to be followed."""
-    told = [(ask, fact["tells"]) for fact in one["facts"] for ask in rng.sample(fact["asks"], 3)]
-    # "I don't know" is learned long before when to say it: of many it would become the only answer.
-    few = rng.sample(one["facts"], len(one["facts"]) // 2)
-    near = [tuple(rng.choice(fact["near"])) for fact in few]
-    traps = [(trap["ask"], trap["untold"]) for trap in one.get("traps", ())]
-    wishes: list[Turn] = []
-    for wish in one.get("instructions", ()):
-        wishes += [tuple(pair) for pair in rng.sample(wish["follow"], 2)]
-        wishes += [tuple(wish["against"]), (wish["ask"], wish["tells"])]
-    turns = [*told, *near, *traps, *wishes]
-    rng.shuffle(turns)
-    return list(dict.fromkeys(turns))
 
 
 def studies(one: dict[str, Any], rng: random.Random) -> list[Turn]:
@@ -120,55 +105,94 @@ def size(text: str) -> int:
     return 6 + round(len(text) / 3.8)
 
 
-def texts(count: int, seed: int = 0, room: int = 440) -> list[TrainingText]:
-    """``count`` texts of about ``room`` tokens at most, from all languages and kinds in turn."""
+def branches(turns: Iterable[Turn], before: Sequence[Message], group: str) -> list[TrainingText]:
+    """Each turn as a text of its own after the same talk."""
+    return [dialogue(before, [turn], group) for turn in turns]
+
+
+def between(
+    text: TrainingText, told: Sequence[Turn], talks: Sequence[TrainingText], rng: random.Random
+) -> TrainingText:
+    """The text with other turns between the talk and the question: what is asked comes late too."""
+    before, asked = text.messages[:-2], text.messages[-2:]
+    others = [turn for turn in told if turn[1] != asked[1].content]
+    if others and rng.random() < 0.5:
+        question, answer = rng.choice(others)
+        more: Sequence[Message] = (Message("user", question), Message("assistant", answer))
+    else:
+        more = rng.choice(talks).messages[:2]
+    return TrainingText((*before, *more, *asked), "explicit", text.group)
+
+
+def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[TrainingText]:
+    """What is asked after one talk, or after two: most of it told, some not, some of self-study.
+
+    Each row asks one thing, so that none can be read from the answer of another; the talk that they
+    share is computed once.
+    """
+    before = [message for situation in one for message in talk_of(situation)]
+    group = "+".join(situation["id"] for situation in one)
+    told, unknown, wishes, judged, lists = [], [], [], [], []
+    for situation in one:
+        for fact in situation["facts"]:
+            told += [(ask, fact["tells"]) for ask in rng.sample(fact["asks"], 3)]
+            unknown.append(tuple(rng.choice(fact["near"])))
+        unknown += [(trap["ask"], trap["untold"]) for trap in situation.get("traps", ())]
+        for wish in situation.get("instructions", ()):
+            wishes += [tuple(rng.choice(wish["follow"])), tuple(wish["against"])]
+            wishes.append((wish["ask"], wish["tells"]))
+        judged += verdicts(situation, rng)
+        lists += studies(situation, rng)
+    for pool in (told, unknown, wishes, judged, lists):
+        rng.shuffle(pool)
+    claimed = [turn for turn in lists if turn[0].startswith(requests.CLAIMS.split("{")[0])]
+    listed = [turn for turn in lists if turn not in claimed]
+    yes = [turn for turn in judged if turn[1] == "yes"][:1]
+    no = [turn for turn in judged if turn[1] == "no"][:1]
+    rest = [*unknown[: round(0.2 * rows)], *claimed[:1], *listed[:1], *yes, *no, *wishes[:2]]
+    texts = branches([*told[: max(1, rows - len(rest))], *rest], before, group)
+    talks = [text for text in anchors() if text.messages[0].role == "user"]
+    # Only questions come late: self-study asks right after the talk.
+    late = {turn[0] for turn in (*told, *unknown, *wishes)}
+    return [
+        between(text, told, talks, rng) if text.question in late and rng.random() < 0.25 else text
+        for text in texts
+    ]
+
+
+def steps(count: int, seed: int = 0, rows: int = 12) -> list[list[TrainingText]]:
+    """``count`` steps of about ``rows`` texts, from all languages in turn."""
     rng = random.Random(f"manners:{seed}")
     whole = situations()
-    found: list[TrainingText] = []
+    found: list[list[TrainingText]] = []
     order: list[dict[str, Any]] = []
     while len(found) < count:
-        if len(order) < 3:
+        if len(order) < 2:
             order += rng.sample(whole, len(whole))
-        kind = rng.choices(
-            ("ask", "study", "verdict", "closed", "mixed"), (0.4, 0.26, 0.1, 0.04, 0.2)
-        )[0]
-        one = bank.drawn(order.pop(), rng)
-        before = talk_of(one)
-        if kind == "closed":
-            turns = [
-                tuple(rng.choice(fact["near"]))
-                for other in (one, bank.drawn(order.pop(), rng))
-                for fact in other["facts"]
-            ]
-            # Without the talk, or after another one.
-            other = bank.drawn(order.pop(), rng)
-            before = talk_of(other) if rng.random() < 0.4 else []
-            rng.shuffle(turns)
-        elif kind == "study":
-            turns = studies(one, rng)
-        elif kind == "verdict":
-            turns = verdicts(one, rng)
-        else:
-            turns = questions(one, rng)
-            if kind == "mixed":
-                second = bank.drawn(order.pop(), rng)
-                pair = [before, talk_of(second)]
-                turns += questions(second, rng)
-                if second.get("instructions") and not one.get("instructions"):
-                    pair.reverse()
-                before = [*pair[0], *pair[1]]
-                rng.shuffle(turns)
-                # A standing wish of one talk would change the answers about the other.
-                if one.get("instructions") or second.get("instructions"):
-                    continue
-        used, chosen = sum(size(message.content) for message in before) + 30, []
-        for turn in turns:
-            cost = size(turn[0]) + size(turn[1])
-            if used + cost <= room or not chosen:
-                chosen.append(turn)
-                used += cost
-        if chosen and used <= room + 200:
-            found.append(dialogue(before, chosen, f"{kind}:{one['id']}"))
+        one = [bank.drawn(order.pop(), rng)]
+        kind = rng.random()
+        if kind < 0.04 and one[0]["facts"]:
+            # Nothing was told: nothing that is asked for is known.
+            asked = [tuple(near) for fact in one[0]["facts"] for near in fact["near"]]
+            rng.shuffle(asked)
+            found.append(branches(asked[:rows], (), f"closed:{one[0]['id']}"))
+            continue
+        # A standing wish of one talk would change the answers about the other.
+        if kind < 0.5 and order and not one[0].get("instructions"):
+            second = order.pop()
+            if second.get("instructions"):
+                order.insert(0, second)
+            else:
+                one.append(bank.drawn(second, rng))
+        found.append(step(one, rows, rng))
+    return found
+
+
+def texts(count: int, seed: int = 0) -> list[TrainingText]:
+    """At least ``count`` texts, those of whole steps."""
+    found: list[TrainingText] = []
+    for one in steps(max(1, count // 8), seed):
+        found += one
     return found
 
 
@@ -183,4 +207,4 @@ def shown(text: TrainingText) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(shown(text) for text in texts(12)))
+    print("\n".join(shown(text) for text in texts(16)))

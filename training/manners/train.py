@@ -1,9 +1,10 @@
 """Make lesson zero of a base: a LoRA that teaches it to read, to abstain, to ask and to judge.
 
-    python -m training.manners.train --model smollm2-135m --texts 600 --out work/manners-135m
+    python -m training.manners.train --model smollm2-135m --steps 600 --out work/manners-135m
 
-The project's own learner does it, held by the KL anchor; a run that was stopped goes on from its
-checkpoint. ``--minutes`` ends it early: what is left of the schedule is then kept for the next run.
+The project's own learner does it, held by the KL anchor, a talk or two a step: what is said before
+the questions is computed once for all of them, without a gradient. A run that was stopped goes on
+from its checkpoint.
 """
 
 from __future__ import annotations
@@ -13,13 +14,18 @@ import gzip
 import json
 import random
 import time
+from collections.abc import Sequence
+from itertools import accumulate, islice
 from pathlib import Path
 
-from engrain.data.examples import encode
+from engrain.data.examples import Example, encode
 from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, TrainingText, chat
 from engrain.learn.learner import Learner
+from engrain.learn.mastery import Mastery
 from engrain.learn.recipe import Choice, Recipe
+from engrain.learn.technique import Setting
+from engrain.model.cache import common_prefix
 from engrain.model.engine import Engine
 from engrain.model.loading import LoadedModel, load_model
 from training.manners import bank, data
@@ -31,6 +37,8 @@ def recipe(options: argparse.Namespace) -> Recipe:
         "manners",
         architecture=Choice("lora", {"rank": options.rank, "alpha": 2.0 * options.rank}),
         optimization=Choice("adamw", {"learning_rate": options.rate}),
+        # No talk is kept from step to step; what the rows of a step begin with is computed once.
+        representation=Choice("context_frozen", {"shortest": 100_000, "live": 100_000}),
         regularization=(
             Choice(
                 "kl_anchor",
@@ -39,14 +47,27 @@ def recipe(options: argparse.Namespace) -> Recipe:
                     "texts": options.anchors,
                     "texts_per_step": 1,
                     "reading_share": 0.0,
-                    "max_tokens": 160,
+                    "max_tokens": 112,
                 },
             ),
         ),
-        epochs=1.0,
-        batch_size=options.batch,
-        max_steps=100_000,
+        batch_size=options.rows,
+        min_steps=options.steps,
+        max_steps=options.steps,
     )
+
+
+class OneTalkAStep(Learner):
+    """The learner, given the texts of each step."""
+
+    def __init__(self, recipe: Recipe, sizes: Sequence[int]) -> None:
+        super().__init__(recipe)
+        self.starts = [0, *accumulate(sizes)]
+
+    def _own(
+        self, setting: Setting, new: Sequence[Example], mastery: Mastery | None, step: int
+    ) -> Sequence[Example]:
+        return new[self.starts[step] : self.starts[step + 1]]
 
 
 def general(loaded: LoadedModel, file: Path, count: int, shared: Path) -> list[TrainingText]:
@@ -81,16 +102,22 @@ def general(loaded: LoadedModel, file: Path, count: int, shared: Path) -> list[T
     return [*own, *talk, *sums]
 
 
+def parted(items: Sequence[Example], made: Sequence[Sequence[TrainingText]]) -> list[list[Example]]:
+    """Items side by side as the steps have them."""
+    rest = iter(items)
+    return [list(islice(rest, len(step))) for step in made]
+
+
 def main() -> None:
     """Train, resumably, and write the adapter and its curve."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--texts", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--rows", type=int, default=12, help="texts of a step")
     parser.add_argument("--rank", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=5e-4)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--anchor", type=float, default=1.0)
     parser.add_argument("--anchors", type=int, default=180)
     parser.add_argument("--seed", type=int, default=0)
@@ -99,18 +126,20 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
 
     loaded = load_model(options.model, dtype=options.dtype)
-    file = options.out / "texts.json"
-    if file.exists():
-        texts = [TrainingText.from_dict(item) for item in json.loads(file.read_text())]
-    else:
-        texts = data.texts(options.texts, options.seed)
-        file.write_text(json.dumps([text.to_dict() for text in texts], ensure_ascii=False))
+    made = data.steps(options.steps, options.seed, options.rows)
+    texts = [text for step in made for text in step]
     held = general(loaded, options.out / "general.json", options.anchors, options.shared)
     lengths = [encode(loaded.tokenizer, text) for text in texts]
     tokens = sum(map(len, lengths))
+    asked = tokens - sum(
+        (len(step) - 1) * common_prefix([example.ids for example in part])
+        for step, part in zip(made, parted(lengths, made), strict=True)
+    )
     targets = sum(sum(example.loss_mask) for example in lengths)
     print(
-        f"{len(texts)} texts, {tokens} tokens, {targets} learned; {len(held)} anchors", flush=True
+        f"{len(made)} steps, {len(texts)} texts, {tokens} tokens, {asked} computed, "
+        f"{targets} learned; {len(held)} anchors",
+        flush=True,
     )
 
     began, curve = time.perf_counter(), (options.out / "curve.jsonl").open("a")
@@ -123,21 +152,23 @@ def main() -> None:
         )
         curve.flush()
 
-    result = Learner(recipe(options)).run(
+    result = OneTalkAStep(recipe(options), [len(step) for step in made]).run(
         loaded,
         Lesson("manners", "manners", tuple(texts)),
         anchors=held,
         seed=options.seed,
         on_step=on_step,
         checkpoint=options.out / "checkpoint",
-        save_every=10,
+        save_every=20,
     )
     (options.out / "adapter.safetensors").write_bytes(result.adapter.to_bytes())
     card = {
         "model": options.model,
         "base_digest": loaded.base_digest,
+        "steps": len(made),
         "texts": len(texts),
         "tokens": tokens,
+        "computed": asked,
         "learned": targets,
         "recipe": recipe(options).to_dict(),
         "seed": options.seed,
