@@ -30,6 +30,24 @@ def test_seconds_by_part() -> None:
     assert low["self_study"] < parts["self_study"] < high["self_study"]
 
 
+def test_a_second_round_is_told_apart() -> None:
+    recipe = named("chat")
+    parts = SPEED.parts(recipe, Source((TOLD,)))
+    further = SPEED.further(recipe, parts)
+    assert 0 < further < sum(parts.values())
+    assert SPEED.further(recipe.with_settings({"rounds": 1}), parts) == 0
+    assert SPEED.further(recipe, {}) == 0
+    # An exam more runs the panel, and half of the steps are prepared as a whole round is.
+    steps = parts["training"] - SPEED.prepare_seconds
+    assert further > SPEED.panel_seconds + SPEED.prepare_seconds + steps / 2
+
+
+def test_weak_texts_of_earlier_lessons_take_steps() -> None:
+    recipe = named("chat").with_settings({"max_steps": 1000})
+    few, many = (SPEED.parts(recipe, Source((TOLD,), weak=count)) for count in (0, 40))
+    assert many["training"] > few["training"]
+
+
 def test_examples_need_no_study() -> None:
     recipe, texts = named("default"), stock_texts(40)
     parts = SPEED.parts(recipe, Source((), texts))

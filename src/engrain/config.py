@@ -74,6 +74,13 @@ class LearnConfig:
 
     recipe: str = option("auto", "name of the recipe; auto takes the one that fits the model")
     effort: Effort = option("normal", "how much work goes into a lesson")
+    rounds: int = option(
+        0,
+        "rounds of training at most: 2 trains once more what the exam finds missing; "
+        "0 takes the recipe's own (2 for chat, 1 for the others)",
+        low=0,
+        high=2,
+    )
     manners: bool = option(True, "a new home begins with lesson zero, where the base has one")
     seed: int = option(0, "seed of everything random in a lesson", low=0, high=2**31 - 1)
     settings: Mapping[str, Scalar] = option(

@@ -373,6 +373,39 @@ def test_a_dry_run_shows_some_wordings_and_counts_the_others() -> None:
     assert answer.data["facts"][0]["questions"] == asked
 
 
+def test_a_dry_run_says_what_is_weak_and_what_a_second_round_would_take() -> None:
+    from engrain.cli.learn import previewed
+    from engrain.lesson.cost import Estimate
+    from engrain.lesson.fit import Memory
+
+    shown = {"questions": ["What?"], "held_out": [], "said": "So it is."}
+    facts = [{"value": "a", **shown, "weak": "it is stated"}, {"value": "b", **shown, "weak": ""}]
+    keys = ("messages_left_out", "examples_left_out", "questions_refused", "missed", "supersedes")
+    found = {"title": "a", "texts": {}, "probes": 0, "facts": facts} | {key: [] for key in keys}
+    memory = Memory({"training": {"weights": 1}}, 2)
+    estimate = Estimate("chat", {"training": 60.0}, memory, 0.0, 30.0)
+    answer = previewed(SimpleNamespace(to_dict=lambda: found), "chat", estimate)  # type: ignore
+    assert str(answer.text).count("weak:") == 1 and "it is stated" in str(answer.text)
+    assert "if a second round is needed" in str(answer.text)
+    assert answer.data["further_seconds"] == 30.0
+
+
+def test_a_second_round_is_told(
+    run: Run, home: Path, conversation: Path, studied: list[int]
+) -> None:
+    twice = ("--set", "learn.rounds=2", "--set", "mastery=true")
+    done = run("learn", str(conversation), *QUICK, *OPEN_GATE, *twice, "--json")
+    assert done.code == 0
+    first, second = done.json["rounds"]
+    assert first["missing"] == ["How is my boat called?"] and first["kept"]
+    assert second["steps"] <= max(1, first["steps"] // 2)
+    shown = run("lessons", "show", "last")
+    assert "Rounds\n" in shown.out and "missed in the exam: How is my boat called?" in shown.out
+    record = run("lessons", "show", "last", "--json").json
+    assert record["weak"] == {"missed": ["How is my boat called?"], "unexamined": []}
+    assert record["decision"]["rounds"] == [first, second]
+
+
 def test_what_would_be_learned_is_edited_first(
     run: Run, home: Path, conversation: Path, studied: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

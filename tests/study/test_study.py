@@ -25,7 +25,8 @@ UNKNOWN = "I don't know. You haven't told me."
 class Scripted:
     """A model that reads by a table and writes by another; it believes all but the boat."""
 
-    def __init__(self, lists=None, *, known=(), foreign=()):
+    def __init__(self, lists=None, *, known=(), foreign=(), mark="Freitag nach Ulm"):
+        self.mark = mark
         self.answers = {"Wohin": "Ihr fahrt nach Ulm.", "Boot": "Es heißt Klabauter."}
         self.loaded = SimpleNamespace(tokenizer=byte_tokenizer(), max_length=4096)
         self.lists = lists or {
@@ -54,7 +55,7 @@ class Scripted:
     def log_likelihood(self, pairs, **how):
         found = []
         for prompt, text in pairs:
-            seen = "Freitag nach Ulm" in prompt
+            seen = self.mark in prompt
             if text in ("yes", "no"):
                 doubted = "| Klabauter" in prompt
                 found.append((0.0 if (text == "no") == doubted else -5.0, 1))
@@ -102,7 +103,7 @@ def test_what_the_weights_hold_already_is_not_learned_again():
 
 
 def test_only_the_users_own_words_are_answers():
-    lists = {"Notes": "Wohin fahren wir? | Köln\nWas bringt Jule? | Kuchen.", "O": "", "Q": ""}
+    lists = {"Notes": "Wohin fahren wir? | Köln", "O": "", "Q": ""}
     preview = lesson_of(Scripted(lists))
     assert not preview.facts and not any(q == "Wohin fahren wir?" for q, _ in preview.questions)
 

@@ -58,6 +58,8 @@ def _lines(found: Estimate) -> list[str]:
     rows = [(_words(name), f"{number(value, 1)} s") for name, value in found.parts.items()]
     if found.once_seconds:
         rows.append(("noise of the panel, once", f"{number(found.once_seconds, 1)} s"))
+    if found.further_seconds:
+        rows.append(("a second round, if needed", f"{number(found.further_seconds, 1)} s"))
     for name, parts in found.memory.phases.items():
         rows += [("", ""), (f"memory in {_words(name)}", size(sum(parts.values())))]
         shown = sorted(parts.items(), key=lambda item: -item[1])

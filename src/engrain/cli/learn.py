@@ -90,6 +90,8 @@ def learn(
             on_progress=on_progress,
             require=require,
             force=force,
+            # What a person has gone through is learned as it stands.
+            fresh=not edit,
         )
     return learned(outcome, seconds)
 
@@ -138,7 +140,12 @@ def cost(estimate: Estimate) -> str:
     memory = estimate.memory
     seconds = estimate.seconds
     time = "It was not timed; it takes" if seconds is None else f"About {duration(seconds)},"
-    once = f" (and {duration(estimate.once_seconds)} once)" if estimate.once_seconds >= 1 else ""
+    more = []
+    if estimate.once_seconds >= 1:
+        more.append(f"{duration(estimate.once_seconds)} once")
+    if estimate.further_seconds >= 1:
+        more.append(f"{duration(estimate.further_seconds)} if a second round is needed")
+    once = f" (and {', '.join(more)})" if more else ""
     fit = "" if memory.fits else ": it does not fit"
     peak = f"{size(memory.peak_bytes)} of memory at most, {size(memory.free_bytes)} are free{fit}."
     return f"{time}{once} {peak}"
@@ -165,6 +172,10 @@ def _lines(data: dict[str, Any]) -> list[str]:
         if len(asked) > SHOWN:
             lines.append(f"              and {len(asked) - SHOWN} wordings more (--json has all)")
         lines += [f"              probe: {question}" for question in fact["held_out"]]
+        if fact.get("weak"):
+            lines.append(
+                f"              weak: no exam can show that it is known, since {fact['weak']}"
+            )
     for entry in data["messages_left_out"]:
         place = f"message {entry['index'] + 1}: " if entry["index"] >= 0 else ""
         lines.append(f"  left out  {place}{entry['reason']}  {entry['excerpt']}".rstrip())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,6 +84,7 @@ def record_data(record: LessonRecord) -> dict[str, Any]:
         **entry_data(record.entry()),
         "sources": list(record.lesson.sources),
         "texts": [text.to_dict() for text in record.lesson.texts],
+        "weak": weak(record),
         "probes": [probe.to_dict() for probe in record.lesson.probes],
         "recipe": dict(record.recipe),
         "recipe_digest": record.recipe_digest,
@@ -98,6 +99,15 @@ def record_data(record: LessonRecord) -> dict[str, Any]:
         "versions": dict(record.versions),
         "job": record.job,
     }
+
+
+def weak(record: LessonRecord) -> dict[str, list[str]]:
+    """Questions that the exam found unanswered, and facts that no question was held out of."""
+    from engrain.exam.exam import Exam
+    from engrain.lesson.weak import missed, questions, unexamined
+
+    lesson, exam = record.lesson, Exam.from_dict(dict(record.exam_after))
+    return {"missed": questions(missed(lesson, exam)), "unexamined": unexamined(lesson)}
 
 
 def _explained(record: LessonRecord) -> Any:
@@ -135,10 +145,36 @@ def _explained(record: LessonRecord) -> Any:
     for probe in record.lesson.probes:
         said = (_passed(outcomes.get(probe.id)) for outcomes in (before, after))
         lines.append(f"  {' -> '.join(said)}  {probe.messages[-1].content}")
+    lines += _weak_lines(record)
+    lines += _round_lines(record.decision)
     parts: list[Any] = [Text("\n".join(lines)), Text("")]
     if record.decision:
         parts.append(tables(decision_sheet(Decision.from_dict(dict(record.decision)))))
     return Group(*parts)
+
+
+def _weak_lines(record: LessonRecord) -> list[str]:
+    found = weak(record)
+    lines = [f"  missed in the exam: {question}" for question in found["missed"]]
+    lines += [f"  not examined, no question was held out: {group}" for group in found["unexamined"]]
+    return ["", "Weak", *lines] if lines else []
+
+
+def _round_lines(decision: Mapping[str, Any]) -> list[str]:
+    """The rounds of training, where there were two, and what was trained again beside them."""
+    rounds, lines = decision.get("rounds", ()), []
+    if len(rounds) > 1:
+        lines += ["", "Rounds"]
+        for number, one in enumerate(rounds, start=1):
+            missing = "; ".join(one["missing"]) or "nothing"
+            kept = ", kept" if one["kept"] else ""
+            lines.append(f"  {number}: {one['steps']} steps{kept}, then missing: {missing}")
+    if again := decision.get("again"):
+        lines += ["", "Trained again, since earlier lessons did not recall it"]
+        lines += [
+            f"  {group} (lesson {name})" for name, groups in again.items() for group in groups
+        ]
+    return lines
 
 
 def _passed(outcome: bool | None) -> str:

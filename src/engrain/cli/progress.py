@@ -23,6 +23,9 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "examined_before": ("examined_before", "exam before"),
     "trained": ("trained", "training"),
     "examined_after": ("examined_after", "exam after"),
+    "studied_again": ("examined_after", "second round: self-study"),
+    "trained_again": ("examined_after", "second round: training"),
+    "examined_again": ("examined_after", "second round: exam"),
     "naive": ("naive", "the naive way"),
 }
 """Phase and words of each stage that the library reports."""

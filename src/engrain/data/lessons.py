@@ -26,7 +26,8 @@ class Probe:
 
     It passes if the answer contains one of ``answers`` (case-folded, whole words) and none of
     ``not_answers``. With empty ``answers`` it passes if none of ``not_answers`` occurs and the
-    model says that it does not know (kind ``abstention``).
+    model says that it does not know (kind ``abstention``). ``group`` names the fact that it asks
+    for, as in :class:`TrainingText`, where that is known.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Probe:
     messages: tuple[Message, ...]
     answers: tuple[str, ...] = ()
     not_answers: tuple[str, ...] = ()
+    group: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The probe as JSON-ready values, in the shape of a life stream."""
@@ -43,6 +45,7 @@ class Probe:
             "messages": [message.to_dict() for message in self.messages],
             "answers": list(self.answers),
             "not_answers": list(self.not_answers),
+            **({"group": self.group} if self.group else {}),
         }
 
     @classmethod
@@ -54,6 +57,7 @@ class Probe:
             messages=tuple(Message(m["role"], m["content"]) for m in record["messages"]),
             answers=tuple(record.get("answers", ())),
             not_answers=tuple(record.get("not_answers", ())),
+            group=record.get("group", ""),
         )
 
 

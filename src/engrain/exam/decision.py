@@ -94,11 +94,20 @@ class Decision:
     checks: list[Check]
     thresholds: str = ""
     """Digest of the thresholds it was made with."""
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    """Rounds of training: texts, steps, the questions then ``missing``, which one was ``kept``."""
+    again: dict[str, list[str]] = field(default_factory=dict)
+    """Weak facts of earlier lessons that were trained again with this one, by lesson."""
 
     @property
     def accepted(self) -> bool:
         """Whether the lesson goes live."""
         return self.verdict == "accepted"
+
+    @property
+    def kept_round(self) -> int:
+        """Which round of training was kept, from 0."""
+        return next((place for place, one in enumerate(self.rounds) if one["kept"]), 0)
 
     def check(self, name: str) -> Check:
         """A check by name."""
@@ -111,6 +120,8 @@ class Decision:
             "reasons": list(self.reasons),
             "checks": [check.to_dict() for check in self.checks],
             "thresholds": self.thresholds,
+            "rounds": [dict(one) for one in self.rounds],
+            "again": {lesson: list(groups) for lesson, groups in self.again.items()},
         }
 
     @classmethod
@@ -121,6 +132,8 @@ class Decision:
             list(record["reasons"]),
             [Check.from_dict(check) for check in record["checks"]],
             record.get("thresholds", ""),
+            [dict(one) for one in record.get("rounds", ())],
+            dict(record.get("again", {})),
         )
 
 

@@ -46,6 +46,18 @@ OnStep = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True)
+class Further:
+    """What a second round begins with: the adapter of the first, and what it did not teach.
+
+    ``questions`` are those of the lesson's texts that are trained further. The others count as
+    known: they fill what is left of a batch, so that they are kept.
+    """
+
+    adapter: Adapter
+    questions: frozenset[str]
+
+
+@dataclass(frozen=True)
 class LearnResult:
     """What a run of the learner gives back.
 
@@ -83,6 +95,8 @@ class Learner:
         earlier: Sequence[Lesson] = (),
         adapters: Sequence[Adapter] = (),
         anchors: Sequence[TrainingText] = (),
+        weak: Sequence[tuple[str, TrainingText]] = (),
+        further: Further | None = None,
         contexts: ContextSource | None = None,
         seed: int = 0,
         on_step: OnStep | None = None,
@@ -93,7 +107,8 @@ class Learner:
 
         ``earlier`` are the lessons in its weights, ``adapters`` what was learned from each; a
         recipe with ``absence`` needs both. ``contexts`` lends keys and values that serving has
-        computed already.
+        computed already. ``weak`` are texts of earlier lessons, each with its lesson's id, that are
+        trained as if they were new. ``further`` makes it a second round over the same lesson.
 
         ``checkpoint`` is a file from which an interrupted run continues, to the bit, and to which
         this run saves every ``save_every`` steps.
@@ -120,7 +135,7 @@ class Learner:
             earlier,
             anchors,
             seed,
-            steps=self.recipe.steps(lesson),
+            steps=self.recipe.steps_for(len(lesson.balanced()) + len(weak)),
             batch_size=self.recipe.batch_size,
             contexts=contexts,
         )
@@ -142,14 +157,20 @@ class Learner:
         # What is trained until it is known needs no wordings repeated.
         texts = lesson.facts() if self.recipe.mastery else lesson.balanced()
         new = [setting.encode(text) for text in texts]
-        mastery = Mastery(new, setting) if self.recipe.mastery else None
+        new += [setting.encode(text, origin) for origin, text in weak]
+        mastery = None
+        if self.recipe.mastery:
+            known = [further is not None and t.question not in further.questions for t in texts]
+            mastery = Mastery(new, setting, [*known, *(further is not None for _ in weak)])
         absence = Absence(setting, adapters, self.recipe.absence)
         absence.refuse_what_holds_earlier(regularizations)
         architecture.attach(setting)
         try:
+            if further:
+                architecture.go_on(further.adapter)
             optimization.prepare(architecture.parameters(), setting)
             follow(optimization, rules, setting)
-            digest = run_digest(self.recipe, setting, adapters)
+            digest = run_digest(self.recipe, setting, adapters, weak, further)
             parts: dict[str, Sequence[Stateful]] = {**techniques}
             parts |= {"mastery": [mastery]} if mastery else {}
             saved = Checkpoint(checkpoint, digest, parts)
@@ -171,7 +192,7 @@ class Learner:
                     torch.manual_seed(setting.rng("step", step).getrandbits(62))
                     optimization.begin(step)
                     with absence.of(step) as missing:
-                        own = self._own(setting, new, mastery, step)
+                        own = self._own(setting, new, mastery, step, missing)
                         instead = optimization.batch(step)
                         batch = self._batch(setting, own, replays, instead, step, missing)
                         loss = representation.loss(batch)
@@ -208,12 +229,17 @@ class Learner:
         )
 
     def _own(
-        self, setting: Setting, new: Sequence[Example], mastery: Mastery | None, step: int
+        self,
+        setting: Setting,
+        new: Sequence[Example],
+        mastery: Mastery | None,
+        step: int,
+        missing: str,
     ) -> Sequence[Example]:
         """The new texts of a step: what is not known yet, or all in turn."""
         count = min(setting.batch_size, len(new))
         if mastery:
-            return mastery.draw(count)
+            return mastery.draw(count, missing)
         return walk(new, count, step, setting, "lesson")
 
     def _batch(
@@ -249,11 +275,20 @@ def joined(lesson: Lesson, earlier: Sequence[Lesson]) -> Lesson:
     return replace(lesson, texts=(*texts, *others, *lesson.texts))
 
 
-def run_digest(recipe: Recipe, setting: Setting, adapters: Sequence[Adapter] = ()) -> str:
+def run_digest(
+    recipe: Recipe,
+    setting: Setting,
+    adapters: Sequence[Adapter] = (),
+    weak: Sequence[tuple[str, TrainingText]] = (),
+    further: Further | None = None,
+) -> str:
     """What a checkpoint must agree with: recipe, lesson, what came earlier, anchors, seed, base."""
+    begun = further and [sha256(further.adapter.to_bytes()).hexdigest(), *sorted(further.questions)]
     return canonical_digest(
         {
             "recipe": recipe.digest,
+            "weak": [[origin, text.to_dict()] for origin, text in weak],
+            "further": begun,
             "lesson": setting.lesson.digest,
             "earlier": [lesson.digest for lesson in setting.earlier],
             "adapters": [sha256(adapter.to_bytes()).hexdigest() for adapter in adapters],

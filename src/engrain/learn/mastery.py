@@ -25,11 +25,17 @@ KNOWN_BELOW = math.log(2)
 
 
 class Mastery:
-    """What of a lesson is known; chooses what each step trains on."""
+    """What of a lesson is known; chooses what each step trains on.
 
-    def __init__(self, examples: Sequence[Example], setting: Setting) -> None:
+    ``known`` says of each text whether it is taken for known at the start: in a second round, what
+    the first has taught.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], setting: Setting, known: Sequence[bool] = ()
+    ) -> None:
         self._examples = list(examples)
-        self._known = torch.zeros(len(self._examples), dtype=torch.bool)
+        self._known = torch.tensor(known or [False] * len(self._examples), dtype=torch.bool)
         self._seen = torch.full((len(self._examples),), -1, dtype=torch.int64)
         self._order = list(range(len(self._examples)))
         setting.rng("mastery").shuffle(self._order)
@@ -45,12 +51,14 @@ class Mastery:
         """How many texts are known."""
         return int(self._known.sum())
 
-    def draw(self, count: int) -> list[Example]:
-        """The texts of the next step: unknown before known, longest unseen first."""
+    def draw(self, count: int, missing: str = "") -> list[Example]:
+        """The texts of the next step: unknown before known, longest unseen first.
+
+        Those of an earlier lesson that is ``missing`` from the weights are left out.
+        """
         place = {index: at for at, index in enumerate(self._order)}
-        ranked = sorted(
-            self._order, key=lambda i: (bool(self._known[i]), int(self._seen[i]), place[i])
-        )
+        present = [i for i in self._order if not missing or self._examples[i].lesson != missing]
+        ranked = sorted(present, key=lambda i: (bool(self._known[i]), int(self._seen[i]), place[i]))
         self._chosen = ranked[:count]
         return [self._examples[i] for i in self._chosen]
 

@@ -57,6 +57,7 @@ class Recipe:
     parameter's step inside backward, so that one layer's gradient is alive at a time;
     ``mastery`` trains what is not known yet and ends when all is (:mod:`engrain.learn.mastery`);
     ``after_talk`` is the share of questions put after other talk (:mod:`engrain.learn.turns`);
+    ``rounds`` 2 lets a second, shorter round follow where the exam finds a new fact missing;
     ``recompute`` keeps no activations inside layers and computes them again in backward.
 
     Example:
@@ -80,6 +81,7 @@ class Recipe:
     absence: float = 0.0
     mastery: bool = False
     after_talk: float = 0.0
+    rounds: int = 1
     gradient_release: bool = False
     recompute: bool = False
 
@@ -91,6 +93,15 @@ class Recipe:
         """Optimizer steps for a number of new texts."""
         wanted = math.ceil(self.epochs * texts / self.batch_size)
         return max(self.min_steps, min(self.max_steps, wanted))
+
+    def further(self, steps: int) -> Recipe:
+        """The recipe of a second round: to mastery, in at most half the steps that the first took.
+
+        It is trained to mastery whatever the first was: what is known is only kept.
+        """
+        most = max(1, steps // 2)
+        least = min(self.min_steps, most)
+        return replace(self, min_steps=least, max_steps=most, mastery=True, rounds=1)
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe with every hyper-parameter spelled out, as JSON-ready values."""
@@ -104,6 +115,7 @@ class Recipe:
             "absence": self.absence,
             "mastery": self.mastery,
             "after_talk": self.after_talk,
+            "rounds": self.rounds,
             "gradient_release": self.gradient_release,
             "recompute": self.recompute,
         }
@@ -152,7 +164,15 @@ class Recipe:
             ConfigError: a value of the wrong kind or out of range.
         """
         self._check()
-        return {slot: [_built(slot, choice) for choice in self.choices(slot)] for slot in SLOTS}
+        built = {slot: [_built(slot, choice) for choice in self.choices(slot)] for slot in SLOTS}
+        architecture = built["architecture"][0]
+        if self.rounds > 1 and not getattr(architecture, "goes_on", False):
+            raise ConfigError(
+                f"The architecture {architecture.name!r} can't go on from what it learned, and the "
+                f"recipe {self.name!r} has a second round.",
+                remedy="Set rounds to 1, or take the architecture 'lora'.",
+            )
+        return built
 
     def choices(self, slot: str) -> tuple[Choice, ...]:
         """What is chosen under one of the keys in :data:`SLOTS`."""
@@ -170,6 +190,8 @@ class Recipe:
             for share in ("absence", "after_talk"):
                 if not 0 <= getattr(self, share) <= 1:
                     raise ValueError(f"{share} is {getattr(self, share)}, outside [0, 1]")
+            if self.rounds not in (1, 2):
+                raise ValueError(f"rounds is {self.rounds}, not 1 or 2")
         except ValueError as error:
             raise ConfigError(
                 f"The recipe {self.name!r} refuses its settings: {error}.",
@@ -285,6 +307,7 @@ def _named() -> dict[str, Recipe]:
                 absence=0.5,
                 mastery=True,
                 after_talk=0.35,
+                rounds=2,
             ),
             Recipe("naive-lora", "LoRA on the new facts alone.", **naive),
             Recipe(

@@ -174,9 +174,13 @@ class Technique:
 
 
 class Architecture(Technique):
-    """Where the update lives."""
+    """Where the update lives.
+
+    ``goes_on``: it has :meth:`go_on`, so that a second round can follow a first.
+    """
 
     category = "architecture"
+    goes_on: ClassVar[bool] = False
 
     def attach(self, setting: Setting) -> None:
         """Make the model's trainable part; its function must not change."""
@@ -184,6 +188,10 @@ class Architecture(Technique):
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by name."""
+        raise NotImplementedError
+
+    def go_on(self, adapter: Adapter) -> None:
+        """After :meth:`attach`: begin at what an adapter of its own holds, not at nothing."""
         raise NotImplementedError
 
     def stepped(self, step: int, optimization: Optimization) -> None:

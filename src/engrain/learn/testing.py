@@ -205,6 +205,22 @@ def _folds_to_what_it_trained(category: str, name: str, loaded: LoadedModel) -> 
     assert tensor_digest(fold(base, [])) == tensor_digest(base), f"{name}: undo is not exact"
 
 
+def _goes_on_where_it_ended(category: str, name: str, loaded: LoadedModel) -> None:
+    architecture = cast(Architecture, registry.build(category, name))
+    if not architecture.goes_on:
+        return
+    learned = _run(recipe_with(category, name), loaded).adapter
+    architecture.attach(_setting(loaded))
+    architecture.go_on(learned)
+    again = architecture.adapter()
+    architecture.detach()
+    assert again.tensors.keys() == learned.tensors.keys(), f"{name}: it goes on with other tensors"
+    for key, tensor in learned.tensors.items():
+        # A sum of weights and their difference may round otherwise than the weights did.
+        near = torch.allclose(again.tensors[key], tensor, rtol=0, atol=1e-6)
+        assert near, f"{name}: it goes on somewhere else ({key})"
+
+
 def _no_strength_is_no_penalty(category: str, name: str, loaded: LoadedModel) -> None:
     known = {field.name for field in fields(cast(Any, registry.get(category, name).Config))}
     if "strength" not in known:
@@ -262,6 +278,7 @@ _CHECKS: dict[str, list[Check]] = {
         _attaching_changes_nothing,
         _storage_equals_the_formula,
         _folds_to_what_it_trained,
+        _goes_on_where_it_ended,
     ],
     "regularization": [_no_strength_is_no_penalty, _penalty_is_zero_at_the_start],
     "replay": [_draws_are_pure],

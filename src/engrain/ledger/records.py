@@ -25,8 +25,19 @@ TRANSITIONS: Mapping[Status, tuple[Status, ...]] = {
 }
 """Which changes a person can ask for. An undone lesson stays in the record, but never returns."""
 
-STAGES = ("logged", "studied", "examined_before", "trained", "examined_after", "decided")
-"""The stages of a job, in order, that end in ``committed`` or ``failed``."""
+STAGES = (
+    "logged",
+    "studied",
+    "examined_before",
+    "trained",
+    "examined_after",
+    "studied_again",
+    "trained_again",
+    "examined_again",
+    "decided",
+)
+"""The stages of a job, in order, that end in ``committed`` or ``failed``; ``..._again`` are those
+of a second round, which most lessons do without."""
 END_STAGES = ("committed", "failed")
 
 EventKind = Literal[

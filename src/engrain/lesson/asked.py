@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from engrain.data.lessons import Lesson, Probe
+from engrain.data.lessons import Lesson, Probe, TrainingText
 from engrain.exam.exam import Exam
 from engrain.exam.gate import LEARNED_KINDS
 from engrain.exam.kept import Kept
 from engrain.exam.noise import NoiseBand, measure_noise
 from engrain.exam.panel import PanelResult, run_panel
 from engrain.ledger.ledger import Ledger
-from engrain.ledger.records import Status
+from engrain.ledger.records import LessonEntry, Status
 from engrain.lesson.served import Served
+from engrain.lesson.weak import asked_for
 from engrain.model.adapter import Adapter
 
 OnProgress = Callable[[str, int, int], None]
@@ -28,6 +30,9 @@ OnProgress = Callable[[str, int, int], None]
 
 EARLIER_PROBES = 60
 """Most probes of earlier lessons in one exam, so that an exam costs the same on day 30."""
+
+MOST_TIMES = 3
+"""Later lessons with which an earlier lesson's weak facts are trained again, at most."""
 
 QUICK = 50_000_000
 """Parameters up to which a panel is run in seconds."""
@@ -63,14 +68,16 @@ class Asked:
         return self.served.adapters([digest for _, digest in self.served.learned()])
 
     def questions(
-        self, lesson: Lesson | None = None
+        self, lesson: Lesson | None = None, *, weak_first: bool = False
     ) -> tuple[dict[str, tuple[Probe, ...]], list[str]]:
         """Probes by lesson for an exam, and the ids of those that the lesson corrects.
 
         Earlier lessons share ``EARLIER_PROBES`` evenly; which of theirs are asked changes from
-        lesson to lesson, so that all have their turn.
+        lesson to lesson, so that all have their turn. ``weak_first`` fills up to half of a share
+        with those of weak facts: whether they are recalled decides whether they come again.
         """
         earlier = self.lessons()
+        weak = self._weak() if weak_first else {}
         share = max(1, EARLIER_PROBES // max(1, len(earlier)))
         chosen: dict[str, tuple[Probe, ...]] = {}
         superseded: list[str] = []
@@ -80,11 +87,56 @@ class Asked:
             superseded += sorted(wrong)
             valid = [probe for probe in old.probes if probe.id not in wrong]
             turn = random.Random(f"{lesson.id if lesson else ''}:{old.id}")
-            kept = valid if len(valid) <= share else turn.sample(valid, share)
+            first = [probe for probe in valid if probe in weak.get(old.id, ())]
+            first = first[: max(1, share // 2)]
+            others = [probe for probe in valid if probe not in first]
+            kept = [*first, *turn.sample(others, min(share - len(first), len(others)))]
             chosen[old.id] = tuple(sorted(kept, key=lambda probe: probe.id))
         if lesson is not None:
             chosen[lesson.id] = lesson.probes
         return chosen, superseded
+
+    def weak(self, lesson: Lesson | None = None) -> list[tuple[str, TrainingText]]:
+        """Texts of the facts that the lessons in force did not recall, with their lesson's id.
+
+        They are trained again with the next lessons until an exam finds them recalled, with
+        ``MOST_TIMES`` of them at most. All of it follows from the lessons in force and their exams,
+        so no lesson that leaves has to be known to another. What a later lesson corrects, or
+        ``lesson``, stays out.
+        """
+        earlier, found = self.lessons(), self._weak()
+        texts: list[tuple[str, TrainingText]] = []
+        for position, old in enumerate(earlier):
+            newer = [*earlier[position + 1 :], *([lesson] if lesson else [])]
+            groups = asked_for(old, found.get(old.id, []))
+            texts += [
+                (old.id, text)
+                for text in old.facts()
+                if text.group in groups and not any(new.supersedes(text) for new in newer)
+            ]
+        return texts
+
+    def _weak(self) -> dict[str, list[Probe]]:
+        """The probes by lesson in force that are missed still, and whose facts may come again."""
+        listed = {entry.id: entry for entry in self.ledger.list_lessons()}
+        entries = [listed[name] for name, _ in self.served.learned()]
+        found: dict[str, list[Probe]] = {}
+        for place, entry in enumerate(entries):
+            left, tried = _missed(entry), Counter[str]()
+            for later in entries[place + 1 :] if left else ():
+                exam = Exam.from_dict(json.loads(self.ledger.blobs.get(later.exam_after)))
+                left -= {name for name, right in exam.outcomes(entry.id).items() if right}
+                tried.update(later.decision.get("again", {}).get(entry.id, ()))
+            if not left:
+                continue
+            old = self.ledger.lesson(entry.id)
+            found[entry.id] = [
+                probe
+                for probe in old.probes
+                if probe.id in left
+                and max((tried[name] for name in asked_for(old, [probe])), default=0) < MOST_TIMES
+            ]
+        return found
 
     def peaks(self, superseded: Collection[str] = ()) -> dict[str, float]:
         """Each active lesson's best recall in the exams of the states that were in force."""
@@ -151,6 +203,12 @@ class Asked:
             )
         self.kept.keep_noise(band)
         return band
+
+
+def _missed(entry: LessonEntry) -> set[str]:
+    """The probes of new facts that a lesson's own exam found unanswered, by id."""
+    checks = [check for check in entry.decision.get("checks", ()) if check["name"] == "recall"]
+    return {name for check in checks for name in check["statistics"].get("missed", ())}
 
 
 def corrects(newer: Lesson, old: Lesson, probe: Probe) -> bool:

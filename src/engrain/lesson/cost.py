@@ -43,6 +43,8 @@ READ_PER_SENTENCE = 2.0
 PYTHON_SECONDS = 0.005
 """Checking of one answer, outside of the model."""
 PROBES_PER_SENTENCE = 1.6
+MISSING = 0.25
+"""Share of the facts for which a second round asks for wordings again."""
 STEPS = 6
 """Training steps that are timed."""
 READ_TOKENS = 48
@@ -58,13 +60,17 @@ _TOLD = "I went to the harbour on Monday and bought a small red boat."
 
 @dataclass(frozen=True)
 class Source:
-    """What a lesson is made of, as far as that is known before it is studied."""
+    """What a lesson is made of, as far as that is known before it is studied.
+
+    ``weak`` counts the texts of weak facts of earlier lessons that are trained again with it.
+    """
 
     conversations: Sequence[Conversation] = ()
     examples: Sequence[TrainingText] = ()
     effort: str = "normal"
     earlier: Sequence[Lesson] = ()
     adapters: Sequence[Adapter] = ()
+    weak: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,15 @@ class Estimate:
     """What a lesson will take: seconds by part, none where it was not timed, and memory.
 
     ``once_seconds`` are spent before the first lesson on a machine alone: the panel's noise band.
+    ``further_seconds`` are those of a second round, which only follows where the exam finds
+    something missing.
     """
 
     recipe: str
     parts: Mapping[str, float]
     memory: Memory
     once_seconds: float = 0.0
+    further_seconds: float = 0.0
 
     @property
     def seconds(self) -> float | None:
@@ -91,6 +100,7 @@ class Estimate:
             "estimated_seconds": self.seconds,
             "seconds": {name: round(value, 3) for name, value in self.parts.items()},
             "once_seconds": round(self.once_seconds, 3),
+            "further_seconds": round(self.further_seconds, 3),
             "memory": self.memory.to_dict(),
         }
 
@@ -115,7 +125,7 @@ class Speed:
     def parts(self, recipe: Recipe, source: Source) -> dict[str, float]:
         """Seconds of self-study, exams and training."""
         effort = EFFORTS[source.effort]
-        study, texts, sentences = 0.0, len(source.examples), 0
+        study, texts, sentences = 0.0, len(source.examples) + source.weak, 0
         for conversation in source.conversations:
             told = telling_sentences([conversation])
             facts = FACTS_PER_SENTENCE * told
@@ -134,6 +144,15 @@ class Speed:
         training = self.prepare_seconds + recipe.steps_for(texts) * self.step_seconds
         raw = {"self_study": study, "exams": exams, "training": training}
         return {name: value * self.correction for name, value in raw.items()}
+
+    def further(self, recipe: Recipe, parts: Mapping[str, float]) -> float:
+        """Seconds of a second round: wordings of some facts, half of the steps, an exam more."""
+        if recipe.rounds < 2 or not parts:
+            return 0.0
+        # The panel before a lesson is known, so both exams run it once; preparing is not halved.
+        whole = self.correction * (self.prepare_seconds + self.panel_seconds)
+        study = MISSING * parts["self_study"]
+        return study + (parts["exams"] + parts["training"] + whole) / 2
 
     def learned(self, told: float, taken: float) -> Speed:
         """The speed after a lesson that was told to take ``told`` and took ``taken`` seconds."""
@@ -262,7 +281,8 @@ class Prices:
         parts = speed.parts(self.recipe, source)
         # The panel on the base, and on four copies of it.
         once = 0.0 if self.measured else 5 * speed.panel_seconds
-        return Estimate(self.recipe.name, parts, memory, once)
+        further = speed.further(self.recipe, parts)
+        return Estimate(self.recipe.name, parts, memory, once, further)
 
     def correct(self, told: float | None, taken: float) -> None:
         """Let a lesson that took ``taken`` seconds correct what is told of the next."""

@@ -24,6 +24,7 @@ from engrain.lesson import cost
 from engrain.lesson.asked import QUICK, Asked, OnProgress
 from engrain.lesson.folder import POCKET, HomeFolder
 from engrain.lesson.stages import Outcome, Stages, lesson_to_dict
+from engrain.study.again import more_wordings
 from engrain.study.explicit import read_source
 from engrain.study.lesson import Preview, make_lesson
 from engrain.study.writer import EndpointWriter, Writer
@@ -36,10 +37,12 @@ class How(TypedDict, total=False):
     """How a lesson is learned.
 
     ``recipe`` is a name, the configured one if none is given; ``require`` makes an error of the
-    gate's refusal, ``force`` none of too little memory.
+    gate's refusal, ``force`` none of too little memory. ``fresh`` False keeps a second round from
+    asking for wordings that nobody has seen.
     """
 
     recipe: str | None
+    fresh: bool
     on_progress: OnProgress | None
     require: bool
     force: bool
@@ -66,7 +69,9 @@ class Jobs:
         if chosen == "auto":
             chosen = "default" if self.home.ledger.base().source == POCKET else "chat"
         recipe = named(chosen)
-        recipe = recipe.with_settings(dict(self.home.config.learn.settings))
+        rounds = self.home.config.learn.rounds
+        settings = {"rounds": rounds} if rounds else {}
+        recipe = recipe.with_settings({**settings, **self.home.config.learn.settings})
         if recipe.restart:
             raise ConfigError(
                 f"The recipe {recipe.name!r} learns everything anew and can't make one lesson.",
@@ -142,6 +147,7 @@ class Jobs:
             self.home.config.learn.effort,
             asked.lessons(),
             asked.adapters(),
+            len(asked.weak()) if recipe.mastery else 0,
         )
         return self._prices(recipe).estimate(asked.served, source, force=force)
 
@@ -165,6 +171,7 @@ class Jobs:
         on_progress: OnProgress | None = None,
         require: bool = False,
         force: bool = False,
+        fresh: bool = True,
         studied: Lesson | None = None,
     ) -> Outcome:
         """Make a job of a source and run it; ``studied`` is what a person made of its preview.
@@ -181,7 +188,11 @@ class Jobs:
         digests = [self.home.ledger.add_conversation(c) for c in conversations]
         with self.home.lock.hold("learn a lesson"):
             seconds = self.seconds(chosen, conversations, examples, force=force)
-            payload = {"conversations": digests, "examples": [text.to_dict() for text in examples]}
+            payload = {
+                "conversations": digests,
+                "examples": [text.to_dict() for text in examples],
+                "fresh": fresh,
+            }
             job = self.begin(chosen, self.home.config.learn.seed, seconds, **payload)
             if studied is not None:
                 name = str(self.home.ledger.get_job(job).payload["lesson"])
@@ -252,6 +263,20 @@ class Jobs:
                 return replace(self.home.ledger.lesson(again), id=lesson)
             return self._study(conversations, examples, lesson, on_progress).lesson
 
+        def reword(lesson: Lesson, groups: Sequence[str]) -> Sequence[TrainingText]:
+            # What is learned again is learned in the wordings that are on record.
+            if again or not given.get("fresh", True) or asked.served.loaded.source == POCKET:
+                return ()
+            return more_wordings(
+                asked.served.engine,
+                conversations,
+                lesson,
+                groups,
+                seed=int(given["seed"]),
+                effort=self.home.config.learn.effort,
+                writer=self._writer(),
+            )
+
         if given["panel"] != asked.kept.panel.digest:
             self.home.ledger.advance(name, "failed", {"why": "the panel has changed"})
             raise ResumeError(
@@ -275,12 +300,12 @@ class Jobs:
                 gate=gate.enabled,
                 on_progress=on_progress or (lambda stage, done, total: None),
             )
-            outcome = stages.run(study)
+            outcome = stages.run(study, reword)
         if again and outcome.accepted:
             self._retire(again)
         if not job.reached("studied"):
             # A resumed job did part of its work before: its seconds would mislead.
-            prices.correct(given.get("estimate"), outcome.seconds)
+            prices.correct(given.get("estimate"), outcome.seconds - outcome.further_seconds)
         if require and not outcome.accepted:
             raise GateRefused(
                 f"The gate {outcome.decision.verdict} lesson {outcome.lesson.id}: "

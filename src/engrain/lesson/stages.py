@@ -2,6 +2,10 @@
 
     logged -> studied -> examined_before -> trained -> examined_after -> decided -> committed
 
+Where the recipe has two rounds and the exam finds a new fact missing, this comes before the gate:
+
+    studied_again (fresh wordings of just these) -> trained_again (further) -> examined_again
+
 A killed job continues at the first stage that is not recorded. Nothing is served before
 ``committed``, which is one transaction.
 """
@@ -10,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,24 +24,57 @@ from engrain.dream.earlier import anchors_beside
 from engrain.errors import DivergedError, NothingToLearnError, ResumeError
 from engrain.exam.decision import Decision, GateThresholds
 from engrain.exam.exam import Exam, run_exam
-from engrain.exam.gate import LEARNED_KINDS, decide
+from engrain.exam.gate import decide
 from engrain.exam.noise import NoiseBand
 from engrain.exam.panel import PanelResult
-from engrain.learn.learner import Learner
+from engrain.learn.learner import Further, Learner
 from engrain.learn.recipe import Recipe
 from engrain.ledger.ledger import Ledger
 from engrain.ledger.records import LessonRecord, Status
 from engrain.lesson.asked import Asked, OnProgress
 from engrain.lesson.served import Served
+from engrain.lesson.weak import asked_for, missed, questions
+from engrain.study.checks import shape
 
 Study = Callable[[], Lesson]
 """Makes the lesson: self-study of the logged conversations, or explicit examples."""
+
+Reword = Callable[[Lesson, Sequence[str]], Sequence[TrainingText]]
+"""Gives fresh wordings of some facts of a lesson, by their groups; none where it can't."""
 
 STATUS: Mapping[str, Status] = {
     "accepted": "active",
     "quarantined": "quarantined",
     "rejected": "rejected",
 }
+LIKED = ("rejected", "quarantined", "accepted")
+"""Verdicts, the best last."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round of training: what the lesson held, what was learned, what the exam then found.
+
+    ``trained`` is what the stage noted; ``state`` is the digest of the weights with its adapter.
+    """
+
+    lesson: Lesson
+    trained: Mapping[str, Any] = field(repr=False)
+    state: str
+    exam: Exam = field(repr=False)
+
+    @property
+    def missing(self) -> list[Probe]:
+        """The held-out wordings of new facts that the exam found unanswered."""
+        return missed(self.lesson, self.exam)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The round as a decision tells it."""
+        return {
+            "texts": len(self.lesson.facts()),
+            "steps": len(self.trained["losses"]),
+            "missing": questions(self.missing),
+        }
 
 
 @dataclass(frozen=True)
@@ -45,7 +82,7 @@ class Outcome:
     """What became of a lesson.
 
     ``state_before`` and ``state_after`` are digests of the served weights; they are equal unless
-    the lesson was accepted.
+    the lesson was accepted. ``further_seconds`` are those of a second round among ``seconds``.
     """
 
     lesson: Lesson
@@ -57,6 +94,7 @@ class Outcome:
     state_after: str
     seconds: float
     peak_memory_bytes: int
+    further_seconds: float = 0.0
 
     @property
     def accepted(self) -> bool:
@@ -75,6 +113,8 @@ class Outcome:
             "recall_after": self.exam_after.scores().get(self.lesson.id),
             "texts": len(self.lesson.facts()),
             "probes": len(self.lesson.probes),
+            "rounds": [dict(one) for one in self.decision.rounds],
+            "again": dict(self.decision.again),
             "state_before": self.state_before,
             "state_after": self.state_after,
             "seconds": round(self.seconds, 3),
@@ -101,7 +141,7 @@ class Stages:
     gate: bool = True
     on_progress: OnProgress = lambda stage, done, total: None
 
-    def run(self, study: Study) -> Outcome:
+    def run(self, study: Study, reword: Reword = lambda lesson, groups: ()) -> Outcome:
         """Take the job from the stage that it has reached to its end.
 
         Raises:
@@ -112,27 +152,55 @@ class Stages:
         parent = self._began_on()
         self.served.refresh()
         lesson = self._studied(study)
-        probes, superseded = self.asked.questions(lesson)
+        probes, superseded = self.asked.questions(lesson, weak_first=self.recipe.mastery)
         before = self._examined("examined_before", probes, self.asked.known_panel(parent))
-        trained = self._trained(lesson)
-        adapters = (*self.ledger.current().adapters, trained["adapter"])
-        weights, digest = self.served.fold(adapters)
-        with self.served.candidate(weights, digest):
-            after = self._examined("examined_after", probes, None)
-        decision = self._decided(lesson, before, after, superseded)
+        rounds = [self._round(("trained", "examined_after"), lesson, probes)]
+        once = time.perf_counter()
+        rounds += self._second_round(rounds[0], probes, reword)
+        further = time.perf_counter() - once if len(rounds) > 1 else 0.0
+        decision = self._decided(before, rounds, superseded)
+        kept = rounds[decision.kept_round]
         outcome = Outcome(
-            lesson,
+            kept.lesson,
             self.job,
             decision,
             before,
-            after,
+            kept.exam,
             state_before=parent,
-            state_after=digest if decision.accepted else parent,
+            state_after=kept.state if decision.accepted else parent,
             seconds=time.perf_counter() - started,
-            peak_memory_bytes=int(trained["peak_memory_bytes"]),
+            peak_memory_bytes=max(int(one.trained["peak_memory_bytes"]) for one in rounds),
+            further_seconds=further,
         )
-        self._committed(outcome, trained["adapter"])
+        self._committed(outcome, kept.trained["adapter"])
         return outcome
+
+    def _round(
+        self,
+        stages: tuple[str, str],
+        lesson: Lesson,
+        probes: Mapping[str, Sequence[Probe]],
+        first: Round | None = None,
+        further: frozenset[str] = frozenset(),
+    ) -> Round:
+        """Train and examine; a second round trains the questions in ``further`` after a first."""
+        training, examining = stages
+        trained = self._trained(training, lesson, first, further)
+        adapters = (*self.ledger.current().adapters, trained["adapter"])
+        weights, digest = self.served.fold(adapters)
+        with self.served.candidate(weights, digest):
+            return Round(lesson, trained, digest, self._examined(examining, probes, None))
+
+    def _second_round(
+        self, first: Round, probes: Mapping[str, Sequence[Probe]], reword: Reword
+    ) -> list[Round]:
+        """One more round for the facts that the first left missing; none where there are none."""
+        groups = asked_for(first.lesson, first.missing)
+        if self.recipe.rounds < 2 or not groups:
+            return []
+        lesson, further = self._studied_again(first.lesson, groups, reword)
+        stages = ("trained_again", "examined_again")
+        return [self._round(stages, lesson, probes, first, further)] if further else []
 
     def _once(self, stage: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What a stage gives: done and written down, unless the job has reached it before."""
@@ -142,7 +210,15 @@ class Stages:
 
     def _failed(self, why: str) -> None:
         self.ledger.advance(self.job, "failed", {"why": why})
-        self.checkpoint.unlink(missing_ok=True)
+        self._clear()
+
+    def _checkpoint(self, stage: str) -> Path:
+        """Each round has a file of its own: the one of a finished round is of another run."""
+        return self.checkpoint if stage == "trained" else self.checkpoint.with_suffix(f".{stage}")
+
+    def _clear(self) -> None:
+        for stage in ("trained", "trained_again"):
+            self._checkpoint(stage).unlink(missing_ok=True)
 
     def _began_on(self) -> str:
         """The state on which the job began; it must be in force still."""
@@ -171,6 +247,32 @@ class Stages:
 
         return lesson_from_dict(self._once("studied", work))
 
+    def _studied_again(
+        self, lesson: Lesson, groups: Sequence[str], reword: Reword
+    ) -> tuple[Lesson, frozenset[str]]:
+        """The lesson with fresh wordings of some facts, and the questions to train further.
+
+        A fact for which no fresh wording is found is trained in its own. A probe never is.
+        """
+        held = {shape(question) for question in questions(lesson.probes)}
+
+        def work() -> dict[str, Any]:
+            self.on_progress("studied_again", 0, 1)
+            fresh = [
+                text
+                for text in reword(lesson, groups)
+                if text.group in groups and shape(text.question) not in held
+            ]
+            left = set(groups) - {text.group for text in fresh}
+            own = [text for text in lesson.facts() if text.group in left]
+            asked = {t.question for t in (*fresh, *own) if shape(t.question) not in held}
+            self.on_progress("studied_again", 1, 1)
+            return {"texts": [text.to_dict() for text in fresh], "questions": sorted(asked)}
+
+        found = self._once("studied_again", work)
+        fresh = tuple(TrainingText.from_dict(text) for text in found["texts"])
+        return replace(lesson, texts=(*lesson.texts, *fresh)), frozenset(found["questions"])
+
     def _examined(
         self, stage: str, probes: Mapping[str, Sequence[Probe]], known: PanelResult | None
     ) -> Exam:
@@ -185,20 +287,29 @@ class Stages:
 
         return Exam.from_dict(self._once(stage, work))
 
-    def _trained(self, lesson: Lesson) -> dict[str, Any]:
+    def _trained(
+        self, stage: str, lesson: Lesson, first: Round | None, further: frozenset[str]
+    ) -> dict[str, Any]:
         def work() -> dict[str, Any]:
+            recipe, begun = self.recipe, None
+            if first:
+                recipe = recipe.further(len(first.trained["losses"]))
+                begun = Further(self.served.adapters([first.trained["adapter"]])[0], further)
             earlier = self.asked.lessons()
+            weak = self.asked.weak(lesson) if self.recipe.mastery else []
             try:
-                result = Learner(self.recipe).run(
+                result = Learner(recipe).run(
                     self.served.loaded,
                     lesson,
                     earlier=earlier,
                     adapters=self.asked.adapters(),
                     anchors=anchors_beside([*earlier, lesson]),
+                    weak=weak,
+                    further=begun,
                     contexts=self.served.engine.context,
                     seed=self.seed,
-                    on_step=lambda done, total, loss: self.on_progress("trained", done, total),
-                    checkpoint=self.checkpoint,
+                    on_step=lambda done, total, loss: self.on_progress(stage, done, total),
+                    checkpoint=self._checkpoint(stage),
                 )
             except DivergedError as error:
                 # It would diverge again, to the bit: there is nothing to resume.
@@ -209,34 +320,56 @@ class Stages:
                 "losses": [round(loss, 6) for loss in result.losses],
                 "seconds": result.seconds,
                 "peak_memory_bytes": result.peak_memory_bytes,
+                "again": {
+                    origin: list(dict.fromkeys(t.group for name, t in weak if name == origin))
+                    for origin in dict.fromkeys(name for name, _ in weak)
+                },
             }
 
-        return self._once("trained", work)
+        return self._once(stage, work)
 
     def _decided(
-        self, lesson: Lesson, before: Exam, after: Exam, superseded: Sequence[str]
+        self, before: Exam, rounds: Sequence[Round], superseded: Sequence[str]
     ) -> Decision:
+        """The gate's decision; a second round is kept where it likes it better than the first."""
+
         def work() -> dict[str, Any]:
-            taught = (text.question for text in lesson.facts())
-            decision = decide(
-                before,
-                after,
-                self.thresholds,
-                self.noise,
-                lesson=lesson.id,
-                superseded=superseded,
-                peaks=self.asked.peaks(superseded),
-                origin=self.asked.origin(),
-                ignore=self.asked.kept.panel.touched_by(taught),
-            )
-            if weak := not_recalled(lesson, after):
-                decision.reasons.append(f"Not recalled: {'; '.join(weak)}")
-            if not self.gate:
-                reasons = ["The gate is off.", *decision.reasons]
-                decision = Decision("accepted", reasons, decision.checks, decision.thresholds)
-            return decision.to_dict()
+            found = [self._judged(before, one, superseded) for one in rounds]
+            liked = [
+                (LIKED.index(decision.verdict), -len(one.missing), -place)
+                for place, (decision, one) in enumerate(zip(found, rounds, strict=True))
+            ]
+            kept = -max(liked)[-1]
+            told = [{**one.to_dict(), "kept": place == kept} for place, one in enumerate(rounds)]
+            if len(rounds) > 1:
+                fate = "" if kept else " It was no better, so the first one is kept."
+                wanted = "; ".join(told[0]["missing"])
+                found[kept].reasons.append(f"A second round was trained for: {wanted}.{fate}")
+            again = rounds[kept].trained.get("again", {})
+            return replace(found[kept], rounds=told, again=again).to_dict()
 
         return Decision.from_dict(self._once("decided", work))
+
+    def _judged(self, before: Exam, found: Round, superseded: Sequence[str]) -> Decision:
+        """What the gate says of a round."""
+        taught = (text.question for text in found.lesson.facts())
+        decision = decide(
+            before,
+            found.exam,
+            self.thresholds,
+            self.noise,
+            lesson=found.lesson.id,
+            superseded=superseded,
+            peaks=self.asked.peaks(superseded),
+            origin=self.asked.origin(),
+            ignore=self.asked.kept.panel.touched_by(taught),
+        )
+        if weak := questions(found.missing):
+            decision.reasons.append(f"Not recalled: {'; '.join(weak)}")
+        if not self.gate:
+            reasons = ["The gate is off.", *decision.reasons]
+            decision = Decision("accepted", reasons, decision.checks, decision.thresholds)
+        return decision
 
     def _committed(self, outcome: Outcome, adapter: str) -> None:
         """Write the lesson down with all that proves it, and serve it if it was accepted."""
@@ -261,20 +394,12 @@ class Stages:
             )
         )
         self.served.refresh()
-        self.checkpoint.unlink(missing_ok=True)
+        self._clear()
 
 
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     return {name: version(name) for name in ("engrain", "torch", "transformers", "peft")}
-
-
-def not_recalled(lesson: Lesson, exam: Exam) -> list[str]:
-    """The questions about a lesson's facts that an exam finds unanswered."""
-    failed = {
-        name for name, right in exam.outcomes(lesson.id, kinds=LEARNED_KINDS).items() if not right
-    }
-    return [probe.messages[-1].content for probe in lesson.probes if probe.id in failed]
 
 
 def lesson_to_dict(lesson: Lesson) -> dict[str, Any]:

@@ -95,12 +95,16 @@ class Checks:
         return Counter(self.refused.values())
 
 
+def shape(question: str) -> str:
+    """A question however it is written: without case, and without the marks at its end."""
+    return fold(question).rstrip("?.! …")
+
+
 def once(questions: Sequence[str], known: set[str]) -> list[str]:
     """Questions that were not met before, however they are written; they are known from now on."""
     found = []
     for question in questions:
-        shape = fold(question).rstrip("?.! …")
-        if shape not in known:
-            known.add(shape)
+        if shape(question) not in known:
+            known.add(shape(question))
             found.append(question)
     return found

@@ -27,6 +27,7 @@ from engrain.study.explicit import LeftOut, curate_examples, hold_out_examples
 from engrain.study.questions import Fact, add_near_misses, add_wordings, group
 from engrain.study.reader import Reader, StudyEngine, in_context, windows
 from engrain.study.secrets import masked
+from engrain.study.statements import Statement, statements
 from engrain.study.wishes import Followed, follow
 from engrain.study.writer import ModelWriter, Writer
 
@@ -36,6 +37,10 @@ Progress = Callable[[str, int, int], None]
 STAGES = ("claims", "checks", "wordings", "near misses", "done")
 TITLE_LENGTH = 60
 NO_USER = "nothing that the user said is left after curation"
+WISHED = "wish "
+"""What the groups of wishes begin with; no ": " is in them, since a wish is no answer."""
+STATED = "no question about it passes, so your sentence is learned as it is"
+FEW = "it has too few wordings to hold one out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +62,10 @@ EFFORTS = {
 
 @dataclass(frozen=True, slots=True)
 class PreviewedFact:
-    """One fact that would be learned, with its training signal in nats a token."""
+    """One fact that would be learned, with its training signal in nats a token.
+
+    ``weak`` says why no exam can show that it was learned; "" where one can.
+    """
 
     conversation: int
     value: str
@@ -65,6 +73,7 @@ class PreviewedFact:
     questions: tuple[str, ...]
     held_out: tuple[str, ...]
     signal: float
+    weak: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The fact as JSON-ready values."""
@@ -75,6 +84,7 @@ class PreviewedFact:
             "questions": list(self.questions),
             "held_out": list(self.held_out),
             "signal": round(self.signal, 4),
+            "weak": self.weak,
         }
 
 
@@ -248,13 +258,17 @@ def _study(
     report(3)
     add_near_misses(facts, writer, checks, most=effort.near)
     wishes = follow([c for c in claims if c.wish], writer, checks, samples=effort.rewordings)
+    said = statements(claims, facts, checks)[: max(0, room - len(facts))]
     report(4)
     for fact in facts:
         _add_fact(fact, number, view, found)
     for wish in wishes:
         _add_wish(wish, number, view, found)
+    for statement in said:
+        _add_statement(statement, number, found)
     found.refused |= checks.refused
-    used = {fact.wordings[0].message for fact in facts} | {wish.message for wish in wishes}
+    used = {fact.wordings[0].message for fact in facts}
+    used |= {one.message for one in (*wishes, *said)}
     found.missed += [
         masked(message.content)
         for place, message in enumerate(view)
@@ -272,7 +286,8 @@ def _corrections(
     asked: dict[str, list[TrainingText]] = {}
     for lesson in earlier:
         for text in lesson.facts():
-            if text.kind == "fact" and text.group and len(text.messages) == 2:
+            # Wishes and statements are no answers, so none of them gets another one.
+            if text.kind == "fact" and text.about and len(text.messages) == 2:
                 asked.setdefault(text.group, []).append(text)
     groups = list(asked)
     answers = reader.answers([asked[name][0].question for name in groups])
@@ -317,20 +332,40 @@ def _add_fact(fact: Fact, number: int, view: Sequence[Message], found: _Found) -
             tuple(w.question for w in trained),
             tuple(w.question for w in held),
             first.gain,
+            "" if held else FEW,
         )
     )
 
 
 def _add_wish(wish: Followed, number: int, view: Sequence[Message], found: _Found) -> None:
     """Texts of a standing wish, and a probe where its mark tells whether it is followed."""
-    named = f"wish: {wish.wish}"
+    named = _unanswered(WISHED + wish.wish)
     held = wish.pairs[-1:] if wish.mark and len(wish.pairs) > 2 else ()
     trained = wish.pairs[: len(wish.pairs) - len(held)]
     found.texts += [TrainingText(chat(q, a), "fact", named) for q, a in trained]
     found.probes += [_probe("norm", question, wish.mark, named) for question, _ in held]
     said = masked(view[wish.message].content, TITLE_LENGTH)
     asked, kept = tuple(q for q, _ in trained), tuple(q for q, _ in held)
-    found.facts.append(PreviewedFact(number, wish.wish, said, asked, kept, GAIN))
+    weak = "" if held else FEW
+    found.facts.append(PreviewedFact(number, wish.wish, said, asked, kept, GAIN, weak))
+
+
+def _add_statement(statement: Statement, number: int, found: _Found) -> None:
+    """The user's own sentence as the end of each of its openings."""
+    named = _unanswered(statement.sentence)
+    found.texts += [
+        TrainingText(chat(opening, statement.sentence), "fact", named)
+        for opening in statement.openings
+    ]
+    said = masked(statement.sentence, TITLE_LENGTH)
+    found.facts.append(
+        PreviewedFact(number, statement.value, said, statement.openings, (), statement.gain, STATED)
+    )
+
+
+def _unanswered(name: str) -> str:
+    """The name of a group that is no question with its value: two such never contradict."""
+    return name.replace(": ", " ")
 
 
 def _split(
@@ -348,7 +383,7 @@ def _split(
 
 def _probe(kind: ProbeKind, question: str, answer: str, named: str) -> Probe:
     name = hashlib.sha256(f"{named}\n{question}".encode()).hexdigest()[:12]
-    return Probe(f"{kind}-{name}", kind, chat(question), (answer,))
+    return Probe(f"{kind}-{name}", kind, chat(question), (answer,), group=named)
 
 
 def _title(

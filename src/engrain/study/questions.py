@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from engrain.exam.probes import fold, holds
 from engrain.study import requests
-from engrain.study.checks import Checked, Checks, once
+from engrain.study.checks import Checked, Checks, once, shape
 from engrain.study.writer import Writer
 
 NEAR_WORDINGS = 4
@@ -43,9 +43,19 @@ def group(claims: Sequence[Checked]) -> list[Fact]:
 
 
 def add_wordings(
-    facts: Sequence[Fact], writer: Writer, checks: Checks, *, samples: int, most: int
+    facts: Sequence[Fact],
+    writer: Writer,
+    checks: Checks,
+    *,
+    samples: int,
+    most: int,
+    known: Iterable[str] = (),
+    turn: int = 3,
 ) -> None:
-    """Ask for each fact in other words; what passes the round trip is kept, up to ``most``."""
+    """Ask for each fact in other words; what passes the round trip is kept, up to ``most``.
+
+    ``known`` are shapes of questions that must not be proposed; ``turn`` tells samplings apart.
+    """
     view = checks.reader.view
     asked, owners = [], []
     for fact in facts:
@@ -53,15 +63,15 @@ def add_wordings(
             text = requests.WORDINGS.format(question=wording.question, answer=fact.value)
             asked.append(text)
             owners.append(fact)
-    texts = list(zip(owners, writer.write(view, asked, temperature=0.0, turn=3), strict=True))
-    for turn in range(samples):
-        sampled = writer.write(view, asked, temperature=0.8, turn=4 + turn)
+    texts = list(zip(owners, writer.write(view, asked, temperature=0.0, turn=turn), strict=True))
+    for sample in range(samples):
+        sampled = writer.write(view, asked, temperature=0.8, turn=turn + 1 + sample)
         texts += zip(owners, sampled, strict=True)
-    known = {fold(w.question).rstrip("?.! …") for fact in facts for w in fact.wordings}
+    met = {*known, *(shape(w.question) for fact in facts for w in fact.wordings)}
     proposals: list[tuple[Fact, str]] = []
     for fact, text in texts:
         lines = [line.partition("|")[0].strip() for line in requests.lines_of(text)]
-        fresh = once([line for line in lines if line and not holds(line, fact.value)], known)
+        fresh = once([line for line in lines if line and not holds(line, fact.value)], met)
         proposals += [(fact, line) for line in fresh]
     checked = checks.read(
         [(line, fact.value, fact.wordings[0].message) for fact, line in proposals]
@@ -82,7 +92,7 @@ def add_near_misses(facts: Sequence[Fact], writer: Writer, checks: Checks, *, mo
         for wording in fact.wordings[::step][:NEAR_WORDINGS]:
             asked.append(requests.NEAR.format(question=wording.question, answer=fact.value))
             owners.append(fact)
-    known = {fold(w.question).rstrip("?.! …") for fact in facts for w in fact.wordings}
+    known = {shape(w.question) for fact in facts for w in fact.wordings}
     proposals: list[tuple[Fact, str]] = []
     for fact, text in zip(owners, writer.write(view, asked, temperature=0.0, turn=7), strict=True):
         lines = [line.partition("|")[0].strip() for line in requests.lines_of(text)]

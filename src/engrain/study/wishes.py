@@ -24,14 +24,14 @@ class Followed:
 
 
 def follow(
-    wishes: Sequence[Claim], writer: Writer, checks: Checks, *, samples: int
+    wishes: Sequence[Claim], writer: Writer, checks: Checks, *, samples: int, turn: int = 21
 ) -> list[Followed]:
     """Requests for each wish, answered in view of the talk; kept where that changes the answer."""
     view = checks.reader.view
     texts = [requests.FOLLOW.format(wish=claim.value) for claim in wishes]
-    lists = writer.write(view, texts, temperature=0.0, turn=21)
-    for turn in range(samples):
-        more = writer.write(view, texts, temperature=0.8, turn=22 + turn)
+    lists = writer.write(view, texts, temperature=0.0, turn=turn)
+    for sample in range(samples):
+        more = writer.write(view, texts, temperature=0.8, turn=turn + 1 + sample)
         lists = [f"{one}\n{other}" for one, other in zip(lists, more, strict=True)]
     found = []
     for claim, text in zip(wishes, lists, strict=True):

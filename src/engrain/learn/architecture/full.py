@@ -17,6 +17,7 @@ or as a baseline. Embeddings are left out by default: rows of rare tokens would 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,7 @@ class Full(Architecture):
     """Every weight as the place where a lesson lives."""
 
     Config = FullConfig
+    goes_on: ClassVar[bool] = True
 
     def attach(self, setting: Setting) -> None:
         """Remember the weights before the lesson and let the chosen ones take gradients."""
@@ -73,6 +75,13 @@ class Full(Architecture):
     def parameters(self) -> dict[str, nn.Parameter]:
         """The trained weights under their names in the model."""
         return self._trained
+
+    @torch.no_grad()
+    def go_on(self, adapter: Adapter) -> None:
+        """Add the differences to the weights before the lesson."""
+        for name, change in adapter.tensors.items():
+            before = self._before[name].float()
+            self._trained[name].copy_(before + change.to(before.device))
 
     def adapter(self) -> Adapter:
         """The difference of every weight that moved, in fp32."""

@@ -56,6 +56,7 @@ class Lora(Architecture):
     """PEFT's LoRA as the place where a lesson lives."""
 
     Config: ClassVar[type[Any]] = LoraConfig
+    goes_on: ClassVar[bool] = True
 
     def attach(self, setting: Setting) -> None:
         """Wrap the targeted linear maps; A is drawn from the setting's seed, B is zero."""
@@ -92,6 +93,12 @@ class Lora(Architecture):
     def parameters(self) -> dict[str, nn.Parameter]:
         """A and B of every targeted map, under PEFT's names."""
         return self._trained
+
+    @torch.no_grad()
+    def go_on(self, adapter: Adapter) -> None:
+        """Copy the tensors of PEFT's file into A and B."""
+        for name, parameter in self._trained.items():
+            parameter.copy_(adapter.tensors[name.replace(".default.", ".")])
 
     def adapter(self) -> Adapter:
         """The tensors and settings of PEFT's two files."""

@@ -217,6 +217,8 @@ class SwitchLora(Lora):
     """LoRA with exchanged directions as the place where a lesson lives."""
 
     Config = SwitchLoraConfig
+    # What was exchanged lies in columns of its own, and a second round has other exchanges.
+    goes_on = False
 
     def attach(self, setting: Setting) -> None:
         """Extend the targeted maps; what the first factors do is taken off again.
