@@ -132,10 +132,12 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
     """
     before = [message for situation in one for message in talk_of(situation)]
     group = "+".join(situation["id"] for situation in one)
-    told, unknown, wishes, judged, lists = [], [], [], [], []
+    plain, told, unknown, wishes, judged, lists = [], [], [], [], [], []
     for situation in one:
         for fact in situation["facts"]:
-            told += [(ask, fact["tells"]) for ask in rng.sample(fact["asks"], 3)]
+            # Near misses are asked plainly: were facts not, plain questions would be refused.
+            plain.append((rng.choice((*fact["asks"][:3], fact["asks"][0])), fact["tells"]))
+            told += [(ask, fact["tells"]) for ask in rng.sample(fact["asks"][3:], 2)]
             unknown.append(tuple(rng.choice(fact["near"])))
         unknown += [(trap["ask"], trap["untold"]) for trap in situation.get("traps", ())]
         for wish in situation.get("instructions", ()):
@@ -143,14 +145,16 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
             wishes.append((wish["ask"], wish["tells"]))
         judged += verdicts(situation, rng)
         lists += studies(situation, rng)
-    for pool in (told, unknown, wishes, judged, lists):
+    for pool in (plain, told, unknown, wishes, judged, lists):
         rng.shuffle(pool)
     claimed = [turn for turn in lists if turn[0].startswith(requests.CLAIMS.split("{")[0])]
     listed = [turn for turn in lists if turn not in claimed]
     yes = [turn for turn in judged if turn[1] == "yes"][:1]
     no = [turn for turn in judged if turn[1] == "no"][:1]
     rest = [*unknown[: round(0.2 * rows)], *claimed[:1], *listed[:1], *yes, *no, *wishes[:2]]
-    texts = branches([*told[: max(1, rows - len(rest))], *rest], before, group)
+    room = max(2, rows - len(rest))
+    told = [*plain[: max(room // 2, room - len(told))], *told][:room]
+    texts = branches([*told, *rest], before, group)
     talks = [text for text in anchors() if text.messages[0].role == "user"]
     # Only questions come late: self-study asks right after the talk.
     late = {turn[0] for turn in (*told, *unknown, *wishes)}

@@ -15,16 +15,18 @@ import json
 import random
 import time
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import accumulate, islice
 from pathlib import Path
 
 from engrain.data.examples import Example, encode
 from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, TrainingText, chat
-from engrain.learn.learner import Learner
+from engrain.learn.learner import Further, Learner
 from engrain.learn.mastery import Mastery
 from engrain.learn.recipe import Choice, Recipe
 from engrain.learn.technique import Setting
+from engrain.model.adapter import Adapter
 from engrain.model.cache import common_prefix
 from engrain.model.engine import Engine
 from engrain.model.loading import LoadedModel, load_model
@@ -65,7 +67,12 @@ class OneTalkAStep(Learner):
         self.starts = [0, *accumulate(sizes)]
 
     def _own(
-        self, setting: Setting, new: Sequence[Example], mastery: Mastery | None, step: int
+        self,
+        setting: Setting,
+        new: Sequence[Example],
+        mastery: Mastery | None,
+        step: int,
+        missing: str,
     ) -> Sequence[Example]:
         return new[self.starts[step] : self.starts[step + 1]]
 
@@ -121,6 +128,7 @@ def main() -> None:
     parser.add_argument("--anchor", type=float, default=1.0)
     parser.add_argument("--anchors", type=int, default=180)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init", type=Path, help="an adapter to go on from")
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -142,6 +150,7 @@ def main() -> None:
         flush=True,
     )
 
+    begun = Adapter.from_bytes(options.init.read_bytes()) if options.init else None
     began, curve = time.perf_counter(), (options.out / "curve.jsonl").open("a")
 
     def on_step(done: int, total: int, loss: float) -> None:
@@ -156,6 +165,7 @@ def main() -> None:
         loaded,
         Lesson("manners", "manners", tuple(texts)),
         anchors=held,
+        further=begun and Further(begun, frozenset()),
         seed=options.seed,
         on_step=on_step,
         checkpoint=options.out / "checkpoint",
@@ -172,6 +182,7 @@ def main() -> None:
         "learned": targets,
         "recipe": recipe(options).to_dict(),
         "seed": options.seed,
+        "init": begun and sha256(begun.to_bytes()).hexdigest(),
         "seconds": round(result.seconds, 1),
         "peak_memory_bytes": result.peak_memory_bytes,
         "loss": [round(loss, 4) for loss in result.losses],
