@@ -9,7 +9,8 @@ A killed job continues at the first stage that is not recorded. Nothing is serve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +18,13 @@ from typing import Any
 
 from engrain.data.lessons import Lesson, Probe, TrainingText
 from engrain.dream.earlier import anchors_beside
-from engrain.errors import DivergedError, NothingToLearnError, ResumeError
+from engrain.errors import (
+    DivergedError,
+    EngrainError,
+    NoEffectError,
+    NothingToLearnError,
+    ResumeError,
+)
 from engrain.exam.decision import Decision, GateThresholds
 from engrain.exam.exam import Exam, run_exam
 from engrain.exam.gate import LEARNED_KINDS, decide
@@ -27,6 +34,7 @@ from engrain.learn.learner import Learner
 from engrain.learn.recipe import Recipe
 from engrain.ledger.ledger import Ledger
 from engrain.ledger.records import LessonRecord, Status
+from engrain.lesson import effect
 from engrain.lesson.asked import Asked, OnProgress
 from engrain.lesson.served import Served
 
@@ -106,6 +114,7 @@ class Stages:
 
         Raises:
             NothingToLearnError: there is nothing in it to learn; the job has failed.
+            DivergedError, NoEffectError: it was not learned; the job has failed.
             ResumeError: other lessons were accepted or undone since it began.
         """
         started = time.perf_counter()
@@ -115,10 +124,7 @@ class Stages:
         probes, superseded = self.asked.questions(lesson)
         before = self._examined("examined_before", probes, self.asked.known_panel(parent))
         trained = self._trained(lesson)
-        adapters = (*self.ledger.current().adapters, trained["adapter"])
-        weights, digest = self.served.fold(adapters)
-        with self.served.candidate(weights, digest):
-            after = self._examined("examined_after", probes, None)
+        digest, after = self._tried(lesson, trained["adapter"], probes, before)
         decision = self._decided(lesson, before, after, superseded)
         outcome = Outcome(
             lesson,
@@ -144,6 +150,15 @@ class Stages:
         self.ledger.advance(self.job, "failed", {"why": why})
         self.checkpoint.unlink(missing_ok=True)
 
+    @contextmanager
+    def _fatal(self, *kinds: type[EngrainError]) -> Iterator[None]:
+        """End the job by these errors: they would come again, to the bit, so nothing is resumed."""
+        try:
+            yield
+        except kinds as error:
+            self._failed(error.message)
+            raise
+
     def _began_on(self) -> str:
         """The state on which the job began; it must be in force still."""
         parent = str(self.ledger.get_job(self.job).payload["state"])
@@ -157,16 +172,13 @@ class Stages:
 
     def _studied(self, study: Study) -> Lesson:
         def work() -> dict[str, Any]:
-            try:
+            with self._fatal(NothingToLearnError):
                 lesson = study()
                 if not lesson.facts():
                     raise NothingToLearnError(
                         "The conversation holds nothing that the model does not know already.",
                         remedy="See `engrain learn --dry-run` for what was dropped and why.",
                     )
-            except NothingToLearnError as error:
-                self._failed(error.message)
-                raise
             return lesson_to_dict(lesson)
 
         return lesson_from_dict(self._once("studied", work))
@@ -188,7 +200,7 @@ class Stages:
     def _trained(self, lesson: Lesson) -> dict[str, Any]:
         def work() -> dict[str, Any]:
             earlier = self.asked.lessons()
-            try:
+            with self._fatal(DivergedError):
                 result = Learner(self.recipe).run(
                     self.served.loaded,
                     lesson,
@@ -200,10 +212,6 @@ class Stages:
                     on_step=lambda done, total, loss: self.on_progress("trained", done, total),
                     checkpoint=self.checkpoint,
                 )
-            except DivergedError as error:
-                # It would diverge again, to the bit: there is nothing to resume.
-                self._failed(error.message)
-                raise
             return {
                 "adapter": self.ledger.blobs.put(result.adapter.to_bytes()),
                 "losses": [round(loss, 6) for loss in result.losses],
@@ -212,6 +220,21 @@ class Stages:
             }
 
         return self._once("trained", work)
+
+    def _tried(
+        self, lesson: Lesson, adapter: str, probes: Mapping[str, Sequence[Probe]], before: Exam
+    ) -> tuple[str, Exam]:
+        """The exam with the lesson, and the digest of its weights; it must have changed both."""
+        weights, digest = self.served.fold((*self.ledger.current().adapters, adapter))
+        engine = self.served.engine
+        with self._fatal(NoEffectError):
+            with self.served.candidate(weights, digest) as changed:
+                effect.check_weights(changed)
+                after = self._examined("examined_after", probes, None)
+                asked = [] if effect.heard(lesson, before, after) else effect.questions(lesson)
+                now = effect.answers(engine, asked)
+            effect.check_answers(asked, effect.answers(engine, asked), now)
+        return digest, after
 
     def _decided(
         self, lesson: Lesson, before: Exam, after: Exam, superseded: Sequence[str]
