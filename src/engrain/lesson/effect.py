@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engrain.data.lessons import Lesson, TrainingText
+from engrain.data.lessons import Lesson, Probe, TrainingText
 from engrain.errors import NoEffectError
 from engrain.exam.exam import Exam
-from engrain.exam.probes import ANSWER_TOKENS, BATCH_SIZE, ExamEngine, fold, holds
+from engrain.exam.probes import ExamEngine, ask, fold, holds
 
 ASKED = 8
 """Training questions that are asked where the exam finds no answer of the lesson changed."""
@@ -48,12 +48,8 @@ def questions(lesson: Lesson) -> list[TrainingText]:
 
 def answers(engine: ExamEngine, texts: Sequence[TrainingText]) -> list[str]:
     """What the weights in force answer to the questions of texts."""
-    if not texts:
-        return []
-    prompts = [text.messages[:-1] for text in texts]
-    return engine.generate(
-        prompts, max_new_tokens=ANSWER_TOKENS, temperature=0.0, batch_size=BATCH_SIZE
-    )
+    probes = [Probe("", "recall", text.messages[:-1], (text.target,)) for text in texts]
+    return [result.answer for result in ask(engine, probes)]
 
 
 def check_answers(
