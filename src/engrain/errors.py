@@ -27,6 +27,7 @@ EngrainError                      exit code 1
 │   ├── NothingToLearnError       curation and self-study left no example
 │   ├── DoesNotFitError           the lesson needs more memory than is free
 │   ├── DivergedError             the loss is not finite
+│   ├── NoEffectError             what was learned changes no weight or no answer
 │   └── ResumeError               a checkpoint does not belong to this run
 └── GateRefused                   exit code 3: the exam refused the lesson
 
@@ -192,6 +193,10 @@ class DoesNotFitError(LearnError):
 
 class DivergedError(LearnError):
     """The training loss is not finite."""
+
+
+class NoEffectError(LearnError):
+    """A lesson was trained and changes nothing: no weight that is served, or no answer."""
 
 
 class ResumeError(LearnError):

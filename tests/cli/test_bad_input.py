@@ -102,6 +102,16 @@ def test_there_is_no_chat_yet(run: Run, home: Path) -> None:
     assert "engrain chat" in refused(run, "learn", "last", name="UnknownNameError", code=2).err
 
 
+def test_a_conversation_in_which_nothing_is_told(run: Run, home: Path, tmp_path: Path) -> None:
+    before = state(run)
+    path = tmp_path / "greeting.json"
+    path.write_text('[{"role": "user", "content": "Hello."}]')
+    words = ("learn", str(path), "--set", "learn.effort=low")
+    said = refused(run, *words, name="NothingToLearnError", code=1)
+    assert "Nothing to learn was found" in said.err
+    assert state(run) == before
+
+
 def test_messages_in_a_chat(run: Run, home: Path) -> None:
     name = "ConversationError"
     refused(run, "chat", "--once", " ", name=name, code=2)
@@ -224,6 +234,66 @@ def test_models(case: str, run: Run, model: Path, tmp_path: Path, own_home: Path
     spoil(folder)
     refused(run, "init", "--model", str(folder), name=name, code=1)
     assert not own_home.exists()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def another_family(path: Path) -> None:
+    from tests.model.gguf_files import random_model, write
+
+    write(path, random_model("llama"), family="mamba")
+
+
+def another_quantisation(path: Path) -> None:
+    raw, name = path.read_bytes(), b"token_embd.weight"
+    # Behind the name: how many sides the matrix has, the two sides, and how it is stored.
+    at = raw.index(name) + len(name) + 4 + 16
+    path.write_bytes(raw[:at] + (777).to_bytes(4, "little") + raw[at + 4 :])
+
+
+def no_gguf(path: Path) -> None:
+    path.write_bytes(b"PK and no GGUF")
+
+
+BAD_GGUF: dict[str, tuple[Callable[[Path], None], str]] = {
+    "cut off": (cut, "CorruptModelError"),
+    "another format": (no_gguf, "CorruptModelError"),
+    "another family": (another_family, "UnsupportedModelError"),
+    "another quantisation": (another_quantisation, "UnsupportedModelError"),
+    "gone": (Path.unlink, "ModelNotFoundError"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GGUF)
+def test_gguf_files(
+    case: str, run: Run, tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.model.gguf_files import random_model, write
+
+    monkeypatch.setenv("ENGRAIN_MODELS", str(tmp_path / "models"))
+    spoil, name = BAD_GGUF[case]
+    path = write(tmp_path / "mine.gguf", random_model("llama"))
+    spoil(path)
+    refused(run, "init", "--model", str(path), name=name, code=1)
+    assert not own_home.exists()
+    assert not list((tmp_path / "models").glob("[!.]*"))
+
+
+def test_a_disk_without_room_for_a_model(
+    run: Run, tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from engrain.model import disk
+    from tests.model.gguf_files import random_model, write
+
+    monkeypatch.setenv("ENGRAIN_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    path = write(tmp_path / "mine.gguf", random_model("llama"))
+    said = refused(run, "init", "--model", str(path), name="DiskFullError", code=1)
+    assert "ENGRAIN_MODELS" in said.err and not own_home.exists()
 
 
 @pytest.mark.parametrize("source", ["/nowhere/model", "./nowhere", "nobody/nothing-of-that-name"])

@@ -1,7 +1,15 @@
 import pytest
 
 from engrain.data.lessons import Probe, chat
-from engrain.exam.probes import ProbeResult, ask, holds, passes, says_unknown
+from engrain.exam.probes import (
+    ANSWER_TOKENS,
+    ProbeResult,
+    answer_tokens,
+    ask,
+    holds,
+    passes,
+    says_unknown,
+)
 from tests.exam.fakes import FakeEngine
 
 
@@ -33,6 +41,15 @@ def probe(*answers: str, wrong: tuple[str, ...] = (), kind: str = "recall") -> P
         ("It’s the ‘Old Mill’", "'old mill'", True),  # curly quotes
         ("C++ is fine", "C++", True),
         ("anything", "", False),
+        # Scripts without spaces between words, or whose particles are joined to them.
+        ("我住在柏林市。", "柏林", True),
+        ("我在Berlin工作。", "Berlin", True),
+        ("我在Berliner工作。", "Berlin", False),
+        ("ベルリンに住んでいます", "ベルリン", True),
+        ("저는 베를린에 살아요", "베를린", True),
+        ("ผมอยู่ที่เบอร์ลิน", "เบอร์ลิน", True),
+        ("ჩემი ნავი კორვათია", "კორვათი", False),
+        ("ჩემი ნავია კორვათი.", "კორვათი", True),
     ],
 )
 def test_a_value_is_held_as_whole_words(text: str, value: str, held: bool) -> None:
@@ -161,3 +178,26 @@ def test_ask_keeps_the_order_and_asks_the_same_question_once() -> None:
 )
 def test_not_knowing_in_other_languages(answer: str, unknown: bool) -> None:
     assert says_unknown(answer) is unknown
+
+
+def test_an_answer_in_letters_of_several_bytes_may_have_more_tokens() -> None:
+    """A tokenizer may know a script only as bytes: 32 of them are ten letters of Georgian."""
+    assert answer_tokens("What is my boat called?", "Corvath") == answer_tokens() == ANSWER_TOKENS
+    assert answer_tokens("Wie heißt meine Vermieterin?", "Frau Öztürk") == ANSWER_TOKENS
+    assert answer_tokens("რა ჰქვია ჩემს ნავს?", "კორვათი") > 4 * ANSWER_TOKENS
+    given: list[tuple[str, int]] = []
+
+    class Counting(FakeEngine):
+        def generate(self, prompts, *, max_new_tokens=0, **how):  # type: ignore[no-untyped-def]
+            given.extend((messages[-1].content, max_new_tokens) for messages in prompts)
+            return super().generate(prompts, max_new_tokens=max_new_tokens, **how)
+
+    probes = [
+        Probe("en", "recall", chat("My boat?"), ("Corvath",)),
+        Probe("ka", "recall", chat("ჩემი ნავი?"), ("კორვათი",)),
+        Probe("again", "recall", chat("My boat?"), ("Brellin",)),
+    ]
+    found = ask(Counting(lambda question: "It is Corvath."), probes)
+    assert [result.passed for result in found] == [True, False, False]
+    assert [question for question, _ in given] == ["My boat?", "ჩემი ნავი?"]
+    assert given[0][1] == ANSWER_TOKENS < given[1][1]

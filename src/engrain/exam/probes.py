@@ -19,6 +19,8 @@ from engrain.data.messages import Message
 
 ANSWER_TOKENS = 32
 """Longest answer to a probe, in tokens: enough for one sentence."""
+SENTENCE = 64
+"""Letters of a sentence in a script that a tokenizer may know only as bytes."""
 
 BATCH_SIZE = 32
 """Fixed, since the size of a batch can change the last bits of a logit."""
@@ -87,13 +89,17 @@ def ask(
 
     Probes with the same messages are asked once.
     """
-    prompts = list(dict.fromkeys(probe.messages for probe in probes))
+    lengths: dict[tuple[Message, ...], int] = {}
+    for probe in probes:
+        wanted = answer_tokens(probe.messages[-1].content, *probe.answers)
+        lengths[probe.messages] = max(max_new_tokens, wanted, lengths.get(probe.messages, 0))
     answers: dict[tuple[Message, ...], str] = {}
-    if prompts:
+    for length in sorted(set(lengths.values())):
+        prompts = [messages for messages, own in lengths.items() if own == length]
         texts = engine.generate(
-            prompts, max_new_tokens=max_new_tokens, temperature=0.0, batch_size=BATCH_SIZE
+            prompts, max_new_tokens=length, temperature=0.0, batch_size=BATCH_SIZE
         )
-        answers = dict(zip(prompts, texts, strict=True))
+        answers |= zip(prompts, texts, strict=True)
     return [
         ProbeResult(
             probe.id,
@@ -103,6 +109,16 @@ def ask(
         )
         for probe in probes
     ]
+
+
+def answer_tokens(*texts: str) -> int:
+    """Tokens of the longest answer in the script of some texts.
+
+    Where a letter is two bytes or more, each may be as many tokens, and a sentence some hundred.
+    """
+    text = "".join(texts)
+    each = len(text.encode()) / len(text) if text else 1.0
+    return round(each * SENTENCE) if each > 1.5 else ANSWER_TOKENS
 
 
 def passes(probe: Probe, answer: str) -> bool:
@@ -123,7 +139,8 @@ def passes(probe: Probe, answer: str) -> bool:
 def holds(text: str, value: str) -> bool:
     """Whether the text holds the value as whole words, whatever the case.
 
-    A number is whole with its decimals and thousands: "3.5" and "3,500" do not hold "3".
+    A number is whole with its decimals and thousands: "3.5" and "3,500" do not hold "3". In scripts
+    that put no space between words, or join what follows to a word, words have no ends to look for.
     """
     return _holds(fold(text), value)
 
@@ -145,13 +162,20 @@ def _holds(folded: str, value: str) -> bool:
     return pattern is not None and pattern.search(folded) is not None
 
 
+# Thai, Lao, Burmese, Khmer, kana, Han and Hangul are letters without spaces around words.
+_SPACED = (
+    r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    r"\uac00-\ud7af\uf900-\ufaff]"
+)
+
+
 @lru_cache(maxsize=4096)
 def _whole(value: str) -> re.Pattern[str] | None:
     """The value between word boundaries; None for a value without any character."""
     if not value:
         return None
-    before = r"(?<!\w)" if re.match(r"\w", value[0]) else ""
-    after = r"(?!\w)" if re.match(r"\w", value[-1]) else ""
+    before = rf"(?<!{_SPACED})" if re.match(_SPACED, value[0]) else ""
+    after = rf"(?!{_SPACED})" if re.match(_SPACED, value[-1]) else ""
     if value[0].isdigit():
         # Only three digits can follow the comma of thousands; "1,2,3" is a list.
         before += r"(?<!\d[.:,])" if re.match(r"\d{3}(?!\d)", value) else r"(?<!\d[.:])"

@@ -97,12 +97,15 @@ class Served:
         return digest
 
     @contextmanager
-    def candidate(self, weights: Mapping[str, Tensor], digest: str) -> Iterator[None]:
-        """Hold other weights for an exam; the state in force comes back afterwards."""
+    def candidate(self, weights: Mapping[str, Tensor], digest: str) -> Iterator[bool]:
+        """Hold other weights for an exam; the state in force comes back afterwards.
+
+        Gives whether they differ from those in force, in the type that the model computes in.
+        """
         before, old = {k: v.clone() for k, v in self.loaded.weights().items()}, self._digest
         self._show(weights, digest)
         try:
-            yield
+            yield bool(self.loaded.changed_since(before))
         finally:
             self._show(before, old)
 

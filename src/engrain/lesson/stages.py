@@ -13,7 +13,8 @@ A killed job continues at the first stage that is not recorded. Nothing is serve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +22,13 @@ from typing import Any
 
 from engrain.data.lessons import Lesson, Probe, TrainingText
 from engrain.dream.earlier import anchors_beside
-from engrain.errors import DivergedError, NothingToLearnError, ResumeError
+from engrain.errors import (
+    DivergedError,
+    EngrainError,
+    NoEffectError,
+    NothingToLearnError,
+    ResumeError,
+)
 from engrain.exam.decision import Decision, GateThresholds
 from engrain.exam.exam import Exam, run_exam
 from engrain.exam.gate import decide
@@ -31,6 +38,7 @@ from engrain.learn.learner import Further, Learner
 from engrain.learn.recipe import Recipe
 from engrain.ledger.ledger import Ledger
 from engrain.ledger.records import LessonRecord, Status
+from engrain.lesson import effect
 from engrain.lesson.asked import Asked, OnProgress
 from engrain.lesson.served import Served
 from engrain.lesson.weak import asked_for, missed, questions
@@ -146,6 +154,7 @@ class Stages:
 
         Raises:
             NothingToLearnError: there is nothing in it to learn; the job has failed.
+            DivergedError, NoEffectError: it was not learned; the job has failed.
             ResumeError: other lessons were accepted or undone since it began.
         """
         started = time.perf_counter()
@@ -154,9 +163,9 @@ class Stages:
         lesson = self._studied(study)
         probes, superseded = self.asked.questions(lesson, weak_first=self.recipe.mastery)
         before = self._examined("examined_before", probes, self.asked.known_panel(parent))
-        rounds = [self._round(("trained", "examined_after"), lesson, probes)]
+        rounds = [self._round(("trained", "examined_after"), lesson, probes, before)]
         once = time.perf_counter()
-        rounds += self._second_round(rounds[0], probes, reword)
+        rounds += self._second_round(rounds[0], probes, before, reword)
         further = time.perf_counter() - once if len(rounds) > 1 else 0.0
         decision = self._decided(before, rounds, superseded)
         kept = rounds[decision.kept_round]
@@ -180,19 +189,18 @@ class Stages:
         stages: tuple[str, str],
         lesson: Lesson,
         probes: Mapping[str, Sequence[Probe]],
+        before: Exam,
         first: Round | None = None,
         further: frozenset[str] = frozenset(),
     ) -> Round:
         """Train and examine; a second round trains the questions in ``further`` after a first."""
         training, examining = stages
         trained = self._trained(training, lesson, first, further)
-        adapters = (*self.ledger.current().adapters, trained["adapter"])
-        weights, digest = self.served.fold(adapters)
-        with self.served.candidate(weights, digest):
-            return Round(lesson, trained, digest, self._examined(examining, probes, None))
+        digest, exam = self._tried(examining, lesson, trained["adapter"], probes, before)
+        return Round(lesson, trained, digest, exam)
 
     def _second_round(
-        self, first: Round, probes: Mapping[str, Sequence[Probe]], reword: Reword
+        self, first: Round, probes: Mapping[str, Sequence[Probe]], before: Exam, reword: Reword
     ) -> list[Round]:
         """One more round for the facts that the first left missing; none where there are none."""
         groups = asked_for(first.lesson, first.missing)
@@ -200,7 +208,7 @@ class Stages:
             return []
         lesson, further = self._studied_again(first.lesson, groups, reword)
         stages = ("trained_again", "examined_again")
-        return [self._round(stages, lesson, probes, first, further)] if further else []
+        return [self._round(stages, lesson, probes, before, first, further)] if further else []
 
     def _once(self, stage: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What a stage gives: done and written down, unless the job has reached it before."""
@@ -220,6 +228,15 @@ class Stages:
         for stage in ("trained", "trained_again"):
             self._checkpoint(stage).unlink(missing_ok=True)
 
+    @contextmanager
+    def _fatal(self, *kinds: type[EngrainError]) -> Iterator[None]:
+        """End the job by these errors: they would come again, to the bit, so nothing is resumed."""
+        try:
+            yield
+        except kinds as error:
+            self._failed(error.message)
+            raise
+
     def _began_on(self) -> str:
         """The state on which the job began; it must be in force still."""
         parent = str(self.ledger.get_job(self.job).payload["state"])
@@ -233,16 +250,13 @@ class Stages:
 
     def _studied(self, study: Study) -> Lesson:
         def work() -> dict[str, Any]:
-            try:
+            with self._fatal(NothingToLearnError):
                 lesson = study()
                 if not lesson.facts():
                     raise NothingToLearnError(
                         "The conversation holds nothing that the model does not know already.",
                         remedy="See `engrain learn --dry-run` for what was dropped and why.",
                     )
-            except NothingToLearnError as error:
-                self._failed(error.message)
-                raise
             return lesson_to_dict(lesson)
 
         return lesson_from_dict(self._once("studied", work))
@@ -297,7 +311,7 @@ class Stages:
                 begun = Further(self.served.adapters([first.trained["adapter"]])[0], further)
             earlier = self.asked.lessons()
             weak = self.asked.weak(lesson) if self.recipe.mastery else []
-            try:
+            with self._fatal(DivergedError):
                 result = Learner(recipe).run(
                     self.served.loaded,
                     lesson,
@@ -311,10 +325,6 @@ class Stages:
                     on_step=lambda done, total, loss: self.on_progress(stage, done, total),
                     checkpoint=self._checkpoint(stage),
                 )
-            except DivergedError as error:
-                # It would diverge again, to the bit: there is nothing to resume.
-                self._failed(error.message)
-                raise
             return {
                 "adapter": self.ledger.blobs.put(result.adapter.to_bytes()),
                 "losses": [round(loss, 6) for loss in result.losses],
@@ -327,6 +337,26 @@ class Stages:
             }
 
         return self._once(stage, work)
+
+    def _tried(
+        self,
+        stage: str,
+        lesson: Lesson,
+        adapter: str,
+        probes: Mapping[str, Sequence[Probe]],
+        before: Exam,
+    ) -> tuple[str, Exam]:
+        """The exam with the lesson, and the digest of its weights; it must have changed both."""
+        weights, digest = self.served.fold((*self.ledger.current().adapters, adapter))
+        engine = self.served.engine
+        with self._fatal(NoEffectError):
+            with self.served.candidate(weights, digest) as changed:
+                effect.check_weights(changed)
+                after = self._examined(stage, probes, None)
+                asked = [] if effect.heard(lesson, before, after) else effect.questions(lesson)
+                now = effect.answers(engine, asked)
+            effect.check_answers(asked, effect.answers(engine, asked), now)
+        return digest, after
 
     def _decided(
         self, before: Exam, rounds: Sequence[Round], superseded: Sequence[str]

@@ -25,6 +25,7 @@ from engrain.errors import BlobCorruptError
 from engrain.exam.exam import Exam
 from engrain.ledger.ledger import Ledger
 from engrain.ledger.records import LessonEntry, LessonRecord, State
+from engrain.lesson.effect import check_weights
 from engrain.lesson.served import MANNERS, Served
 
 FORMAT = 1
@@ -90,13 +91,18 @@ def shipped(base_digest: str) -> Portable | None:
 
 
 def take(ledger: Ledger, served: Served, versions: Mapping[str, str]) -> State:
-    """Make lesson zero the first lesson of a new ledger, if the package has one of its base."""
+    """Make lesson zero the first lesson of a new ledger, if the package has one of its base.
+
+    Raises:
+        NoEffectError: its adapter changes nothing.
+    """
     lesson = shipped(served.loaded.base_digest)
     if lesson is None:
         return ledger.current()
     adapter = ledger.blobs.put(lesson.adapter)
     before = ledger.current().digest
     after = served.fold_digest((adapter,))
+    check_weights(after != before)
     reason = "It comes with the base; what was measured is in its card (`engrain lessons show`)."
     record = LessonRecord(
         lesson=Lesson(ledger.new_lesson_id(), "lesson zero: manners", ()),

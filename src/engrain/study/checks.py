@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from engrain.exam.probes import fold, holds, says_unknown
+from engrain.exam.probes import answer_tokens, fold, holds, says_unknown
 from engrain.study.claims import Claim
 from engrain.study.reader import Reader
+from engrain.study.requests import CUT
 
 GAIN = 0.3
 """Nats a token by which an answer must gain from the conversation."""
@@ -23,6 +24,7 @@ BELIEF = 0.0
 """Log-odds above which the reader holds an answer for so."""
 
 NOT_READ = "with the conversation in view the answer is another one"
+CUT_OFF = "the answer is too long and ends within a letter"
 UNSURE = "asked again, the answer is another one"
 KNOWN = "the weights hold it already: the answer is as likely without the conversation"
 FOREIGN = "the question does not belong to the conversation"
@@ -61,11 +63,14 @@ class Checks:
     def read(self, asked: Sequence[tuple[str, str, int]]) -> list[Checked]:
         """Of questions with the value that each must be answered with, those that are."""
         questions = [question for question, _, _ in asked]
-        first = self.reader.answers(questions)
-        again = self.reader.answers(questions, temperature=0.7, turn=11)
+        tokens = answer_tokens(*questions)
+        first = self.reader.answers(questions, tokens=tokens)
+        again = self.reader.answers(questions, temperature=0.7, turn=11, tokens=tokens)
         passed = []
         for (question, value, place), target, second in zip(asked, first, again, strict=True):
-            if not holds(target, value) or says_unknown(target):
+            if CUT in target:
+                self.refused[question] = CUT_OFF
+            elif not holds(target, value) or says_unknown(target):
                 self.refused[question] = NOT_READ
             elif not holds(second, value):
                 self.refused[question] = UNSURE
@@ -87,7 +92,7 @@ class Checks:
 
     def untold(self, questions: Sequence[str]) -> list[tuple[str, str]]:
         """Of questions, those that the reader says were not told, with its words."""
-        answers = self.reader.answers(questions)
+        answers = self.reader.answers(questions, tokens=answer_tokens(*questions))
         return [(q, a) for q, a in zip(questions, answers, strict=True) if says_unknown(a)]
 
     def reasons(self) -> Counter[str]:

@@ -25,6 +25,8 @@ FOLLOW = (
     "request | answer"
 )
 NONE = "none"
+CUT = "\ufffd"
+"""What stands for a letter of which a token is missing."""
 WISH = "wish"
 """What stands before the bar where a message holds a standing wish instead of a fact."""
 
@@ -42,14 +44,17 @@ def claims_of(message: str) -> Message:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of an answer, each once, without numbers, bullets and the word for no line."""
+    """The lines of an answer, each once, without numbers, bullets and the word for no line.
+
+    A line that ends within a letter was cut off: in some scripts a letter is several tokens.
+    """
     found: dict[str, None] = {}
     for line in text.splitlines():
         line = line.strip().lstrip("-*•").strip()
         head, dot, rest = line.partition(". ")
         if dot and head.isdigit():
             line = rest.strip()
-        if line and line.casefold().rstrip(".") != NONE:
+        if line and line.casefold().rstrip(".") != NONE and CUT not in line:
             found[line] = None
     return list(found)
 
