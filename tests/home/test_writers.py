@@ -151,7 +151,8 @@ def test_auto_downloads_nothing_and_survives_a_damaged_writer(model: Path, here:
 
 def test_the_pocket_model_keeps_its_own_way() -> None:
     served = SimpleNamespace(loaded=SimpleNamespace(source="pocket"), mannered=False)
-    assert choose(WRITER, served, PLAIN).is_self  # type: ignore[arg-type]
+    for name in (WRITER, "auto", "http://127.0.0.1:8080/v1"):
+        assert choose(name, served, PLAIN).is_self  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------- in memory

@@ -117,11 +117,11 @@ def choose(wanted: str, served: Served, model: ModelConfig) -> Chosen:
         ModelNotFoundError: no such model is on this machine; the remedy says how to get it.
         ModelError: it can't be used.
     """
+    if served.loaded.source == POCKET:
+        return Chosen(why="the pocket model studies in a way of its own")
     if _is_address(wanted):
         EndpointWriter(wanted)
         return Chosen(wanted)
-    if served.loaded.source == POCKET:
-        return Chosen(why="the pocket model studies in a way of its own")
     if wanted in (SELF, served.loaded.source):
         return Chosen()
     if wanted == AUTO:
