@@ -14,10 +14,14 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty ENGRAIN_HOME, and no configuration from the machine that runs the tests."""
+    """An empty ENGRAIN_HOME, and neither configuration nor models of the machine that runs this.
+
+    A writer that happens to be there would be taken by ``study.writer = auto``.
+    """
     for name in list(os.environ):
         if name.startswith("ENGRAIN_") and "__" in name:
             monkeypatch.delenv(name)
     home = tmp_path / "home"
     monkeypatch.setenv("ENGRAIN_HOME", str(home))
+    monkeypatch.setenv("ENGRAIN_MODELS", str(tmp_path / "no-models"))
     yield home

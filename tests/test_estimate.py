@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
 from engrain.data.messages import Conversation, Message
+from engrain.exam.panel import load_panel
 from engrain.learn.recipe import named
-from engrain.lesson.cost import Source, Speed, telling_sentences
+from engrain.lesson.cost import Prices, Source, Speed, telling_sentences
 from engrain.lesson.fit import expected_lesson, stock_texts
+from engrain.lesson.writers import Chosen
 
 SPEED = Speed(0.01, 0.3, 5.0, 0.02, 1e-4, 2.0, 0.1)
 TOLD = Conversation(
@@ -53,6 +60,32 @@ def test_examples_need_no_study() -> None:
     parts = SPEED.parts(recipe, Source((), texts))
     assert parts["self_study"] == 0
     assert parts["training"] == 2.0 + recipe.steps_for(80) * 0.3
+
+
+def test_a_second_model_is_loaded_and_paid_for_each_list() -> None:
+    recipe, source = named("default"), Source((TOLD,))
+    alone = SPEED.parts(recipe, source)
+    loaded = replace(SPEED, loading_seconds=7.0).parts(recipe, source)
+    assert loaded["self_study"] == pytest.approx(alone["self_study"] + 7.0)
+    assert loaded["training"] == alone["training"] and loaded["exams"] == alone["exams"]
+    writing = replace(SPEED, writing_seconds=1.0)
+    few, many = (
+        writing.parts(recipe, Source((TOLD,), effort=effort))["self_study"]
+        - SPEED.parts(recipe, Source((TOLD,), effort=effort))["self_study"]
+        for effort in ("low", "high")
+    )
+    assert 1 < few < many
+    examples = replace(writing, loading_seconds=7.0).parts(recipe, Source((), stock_texts(4)))
+    assert examples["self_study"] == 0, "nobody is loaded for examples"
+
+
+def test_what_was_measured_with_another_writer_is_kept_apart(tmp_path: Path) -> None:
+    recipe, panel = named("default"), load_panel()
+
+    def path(*writer: Chosen) -> Path:
+        return Prices(tmp_path, recipe, "a", panel, False, True, *writer).path
+
+    assert path() == path(Chosen()) != path(Chosen("x")) != path(Chosen("y"))
 
 
 def test_a_finished_lesson_corrects_all_parts() -> None:

@@ -7,6 +7,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -24,8 +25,8 @@ from engrain.learn.recipe import Choice, Recipe, named
 from engrain.learn.technique import Architecture, Setting
 from engrain.lesson import fit
 from engrain.lesson.fit import Memory, expected_lesson, lesson_memory
-from engrain.model.loading import LoadedModel, assemble, load_model
-from engrain.model.testing import byte_tokenizer, tiny_model
+from engrain.model.loading import LoadedModel, assemble, load_model, outline
+from engrain.model.testing import byte_tokenizer, save_tiny, tiny_model
 
 FACTOR = 1.5
 TOLD = Conversation(
@@ -186,6 +187,28 @@ def test_phases_of_a_lesson() -> None:
     }
     record = found.to_dict()
     assert record["peak_bytes"] == sum(record["phases"][record["phase"]].values())
+
+
+def test_a_second_model_counts_in_self_study_alone(tmp_path: Path) -> None:
+    loaded, panel, recipe = tiny_model("llama"), load_panel(), named("default")
+    other = tiny_model("llama", hidden=128, layers=6, max_length=8192)
+    writer = outline(str(save_tiny(other, tmp_path)))
+    alone = lesson_memory(loaded, recipe, panel, conversations=[TOLD])
+    both = lesson_memory(loaded, recipe, panel, conversations=[TOLD], writer=writer)
+    for phase in ("training", "exams"):
+        # What the program holds beside changes from moment to moment.
+        assert {**both.phases[phase], "program": 0} == {**alone.phases[phase], "program": 0}
+    study = both.phases["self_study"]
+    assert study["writer"] == writer.nbytes == 4 * other.profile.parameters
+    assert study["cache"] > alone.phases["self_study"]["cache"]
+    assert alone.phases["self_study"]["writer"] == 0
+    assert both.peak_bytes == max(sum(parts.values()) for parts in both.phases.values())
+
+
+def test_a_writer_that_does_not_fit_is_named_as_the_reason() -> None:
+    with pytest.raises(DoesNotFitError, match="self-study needs the most.*the writer") as caught:
+        Memory({"self_study": {"weights": 10**8, "writer": 3 * 10**9}}, 10**9).check()
+    assert "study.writer=self" in caught.value.remedy
 
 
 def test_what_can_not_fit_is_refused_with_a_remedy() -> None:

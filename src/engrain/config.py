@@ -97,7 +97,9 @@ class StudyConfig:
     )
     max_facts: int = option(64, "most facts taken from one lesson", low=1, high=10_000)
     writer: str = option(
-        "self", "who asks the questions: self, or the address of an endpoint on this machine"
+        "auto",
+        "who asks the questions: self, a model on this machine by name, folder or GGUF file, "
+        "or the address of an endpoint on it; auto takes a larger model where that is needed",
     )
 
 

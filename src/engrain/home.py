@@ -1,8 +1,8 @@
 """One person's home: chat, learn, list, switch off, undo, verify.
 
 A home is a folder: ``config.toml``, ``ledger.db``, ``blobs/``, ``log/`` (every chat, verbatim),
-``jobs/`` (checkpoints of interrupted runs), ``panels/``, ``noise/``, ``speed/`` (measured once) and
-``lock``. The command line mirrors :class:`Home`; :mod:`engrain.lesson` does what it says.
+``jobs/`` (checkpoints of interrupted runs), ``panels/``, ``noise/``, ``speed/``, ``manners/``
+(measured once), ``lock``. The command line mirrors :class:`Home`; :mod:`engrain.lesson` works.
 """
 
 from __future__ import annotations

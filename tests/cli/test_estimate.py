@@ -42,6 +42,27 @@ def test_estimate_of_a_conversation_counts_self_study(
     told = run("estimate", str(conversation), *QUICK, "--json").json
     assert told["seconds"]["self_study"] > 0
     assert "self_study" in told["memory"]["phases"]
+    assert told["writer"] == "self" and told["writer_why"]
+    assert "asked by the model itself" in run("estimate", str(conversation), *QUICK).out
+
+
+def test_a_second_model_is_told_before_it_writes(
+    run: Run, home: Path, conversation: Path, examples: Path, tmp_path: Path
+) -> None:
+    from engrain.model.testing import save_tiny, tiny_model
+
+    other = save_tiny(tiny_model("qwen3"), tmp_path / "other")
+    setting = ("--set", f"study.writer={other}")
+    told = run("estimate", str(conversation), *QUICK, *setting, "--json").json
+    assert told["writer"] == str(other)
+    assert told["memory"]["phases"]["self_study"]["writer"] > 0
+    assert f"asked by {other}" in run("estimate", str(conversation), *QUICK, *setting).out
+    assert run("estimate", str(examples), *QUICK, *setting, "--json").json["writer"] == ""
+    missing = ("--set", "study.writer=qwen2.5-coder-1.5b")
+    refused = run("learn", str(conversation), *QUICK, *missing, "--json")
+    assert (refused.code, refused.json["error"]) == (1, "ModelNotFoundError")
+    assert "engrain models get qwen2.5-coder-1.5b" in refused.json["remedy"]
+    assert run("jobs", "list", "--json").json["jobs"] == []
 
 
 def test_learn_says_what_it_will_take(run: Run, home: Path, examples: Path) -> None:

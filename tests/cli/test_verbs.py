@@ -325,7 +325,7 @@ def test_doctor(run: Run, taught: str, home: Path) -> None:
         "ledger",
     ):
         assert name in names
-    assert names[-2:] == ["model", "weights"]
+    assert names[-3:] == ["model", "weights", "writer"]
     for blob in (home / "blobs").rglob("*"):
         if blob.is_file():
             blob.unlink()
@@ -333,6 +333,70 @@ def test_doctor(run: Run, taught: str, home: Path) -> None:
     assert ill.code == 1
     assert "BlobMissingError" in ill.out
     assert "backup" in ill.out
+
+
+def few_talks(patch: pytest.MonkeyPatch) -> None:
+    from engrain.study import trial
+
+    two = trial.talks()[:2]
+    patch.setattr(trial, "talks", lambda: two)
+
+
+def manners(run: Run, *words: str) -> dict[str, Any]:
+    found = run("doctor", "--manners", "--json", *words)
+    assert found.code == 0, found.out
+    return next(item for item in found.json["findings"] if item["name"] == "manners")
+
+
+def test_doctor_tries_the_model_when_asked_and_keeps_the_result(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engrain.study import trial
+
+    few_talks(monkeypatch)
+    assert "manners" not in [f["name"] for f in run("doctor", "--json").json["findings"]]
+    first = manners(run)
+    assert first["status"] == "warn" and "python -m training.manners.train" in first["remedy"]
+    figures = first["figures"]
+    assert figures["talks"] == 2 and figures["asks"] == 0 and not figures["taught"]
+    assert len(list((home / "manners").glob("*.json"))) == 1
+
+    def again(*_: Any, **__: Any) -> trial.Trial:
+        return trial.Trial(2, 2, 2, 2, taught=False)
+
+    monkeypatch.setattr(trial, "run_trial", again)
+    assert manners(run) == first
+    anew = manners(run, "--measure")
+    assert (anew["status"], anew["remedy"]) == ("ok", "")
+    assert "asks rightly in 2" in anew["words"]
+
+
+def test_doctor_tries_another_model(
+    run: Run, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engrain.model.testing import save_tiny, tiny_model
+
+    few_talks(monkeypatch)
+    other = save_tiny(tiny_model("qwen3"), tmp_path / "other")
+    found = manners(run, "--model", str(other))
+    assert str(other) in found["remedy"]
+    assert len(list((home / "manners").glob("*.json"))) == 1
+    assert run("doctor", "--model", "/nowhere/model").code == 1
+
+
+def test_doctor_tells_who_asks_and_when_the_one_that_is_set_is_not_here(
+    run: Run, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def writer() -> dict[str, Any]:
+        found = run("doctor", "--json").json["findings"]
+        return next(item for item in found if item["name"] == "writer")
+
+    found = writer()
+    assert found["figures"]["writer"] == "self"
+    assert "engrain models get qwen2.5-coder-1.5b" in found["words"]
+    monkeypatch.setenv("ENGRAIN_STUDY__WRITER", "smollm2-135m")
+    found = writer()
+    assert found["status"] == "fail" and "engrain models get smollm2-135m" in found["remedy"]
 
 
 def test_doctor_without_a_home_warns(

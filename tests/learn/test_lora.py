@@ -1,11 +1,16 @@
 """LoRA: which layers it changes."""
 
+from pathlib import Path
+
 import pytest
 
 from engrain.learn.architecture.lora import Lora, LoraConfig
+from engrain.learn.fold import fold, fold_into
+from engrain.learn.learner import Learner
 from engrain.learn.technique import Setting
-from engrain.learn.testing import check_technique, sample_lesson
-from engrain.model.testing import tiny_model
+from engrain.learn.testing import check_technique, recipe_with, sample_lesson
+from engrain.model.loading import load_model
+from engrain.model.testing import save_tiny, tiny_model
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.01])
@@ -22,6 +27,22 @@ def test_the_highest_layers_are_changed(share: float) -> None:
     wanted = max(1, round(share * count))
     assert changed == set(range(count - wanted, count))
     assert stored == lora.storage_bytes(setting)
+
+
+@pytest.mark.parametrize("architecture", ["lora", "full"])
+def test_folded_into_a_model_the_bits_are_those_of_the_fold(
+    architecture: str, tmp_path: Path
+) -> None:
+    folder = str(save_tiny(tiny_model("llama"), tmp_path))
+    loaded = load_model(folder, dtype="bfloat16")
+    recipe = recipe_with("architecture", architecture)
+    adapter = Learner(recipe).run(load_model(folder), sample_lesson()).adapter
+    fold_into(loaded, adapter)
+    expected = fold(loaded.base_weights(), [adapter])
+    assert loaded.changed_since(expected) == [], (
+        "rounded to the type of the model, as by set_weights"
+    )
+    assert loaded.changed_since(loaded.stored())
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -20,7 +20,7 @@ from engrain.errors import (
 )
 from engrain.model import loading, locate
 from engrain.model.engine import Engine
-from engrain.model.loading import load_model
+from engrain.model.loading import load_model, outline
 from engrain.model.testing import save_tiny, tiny_model
 from tests.model.shapes import SHAPES, random_prompts
 
@@ -47,6 +47,36 @@ def test_round_trip(shape: str, tmp_path: Path) -> None:
     assert (loaded.stop_ids, loaded.pad_id) == (made.stop_ids, made.pad_id) == ((2,), 3)
     prompts = random_prompts(3)
     assert Engine(loaded).generate(prompts) == Engine(made).generate(prompts)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_outline_is_that_of_the_loaded_model(shape: str, tmp_path: Path) -> None:
+    architecture, options = SHAPES[shape]
+    folder = str(save_tiny(tiny_model(architecture, **options), tmp_path / "model"))
+    loaded = load_model(folder)
+    found = outline(folder)
+    assert found.profile == loaded.profile
+    assert found.nbytes == sum(w.numel() * w.element_size() for w in loaded.weights().values())
+    assert (found.dtype, found.max_length) == (loaded.dtype, loaded.max_length)
+    assert found.tokenizer("x")["input_ids"] == loaded.tokenizer("x")["input_ids"]
+
+
+def test_an_outline_reads_no_weights_and_fails_by_name(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"no weights at all")
+    assert outline(str(folder)).source == str(folder)
+    with pytest.raises(ModelError, match="int3"):
+        outline(str(folder), dtype="int3")
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(NoChatTemplateError):
+        outline(str(folder))
+    edit(folder / "config.json", model_type="nonesuch")
+    with pytest.raises(UnsupportedModelError):
+        outline(str(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="no safetensors"):
+        outline(str(folder))
+    with pytest.raises(ModelNotFoundError):
+        outline("someone/never-cached")
 
 
 def test_base_digest_is_that_of_the_file(folder: Path) -> None:

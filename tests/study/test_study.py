@@ -10,8 +10,9 @@ from engrain.errors import ConfigError, NothingToLearnError, UnknownNameError, U
 from engrain.model.testing import byte_tokenizer
 from engrain.study import checks, requests
 from engrain.study.lesson import make_lesson
-from engrain.study.reader import Reader, in_context, windows
-from engrain.study.writer import EndpointWriter
+from engrain.study.reader import Reader, Room, in_context, windows
+from engrain.study.requests import WORKED
+from engrain.study.writer import EndpointWriter, ModelWriter
 
 TOLD = chat(
     "Wir fahren am Freitag nach Ulm, Jule bringt Kuchen. Hätte ich ein Boot, hieße es Klabauter.",
@@ -36,8 +37,10 @@ class Scripted:
         }
         self.known, self.foreign = known, foreign
         self.asked = []
+        self.prompts = []
 
     def generate(self, prompts, **how):
+        self.prompts += prompts
         return [self._answer(prompt) for prompt in prompts]
 
     def _answer(self, prompt):
@@ -161,6 +164,51 @@ def test_the_reader_asks_with_the_conversation_before_the_question():
     engine = Scripted()
     assert Reader(engine, TOLD).answers(["Wohin?"]) == ["Ihr fahrt nach Ulm."]
     assert Reader(engine, ()).answers(["Wohin?"]) == [UNKNOWN]
+
+
+REQUESTS = ("Notes", "Other ways", "Questions like", "Requests to")
+
+
+def test_another_model_writes_and_the_one_that_learns_judges():
+    reader, other = Scripted({"-": ""}), Scripted()
+    other.loaded.max_length = 16384
+    writer = ModelWriter(Reader(other, ()), taught=False)
+    lesson = lesson_of(reader, writer=writer).lesson
+    assert {text.target for text in lesson.facts()} == {"Ihr fahrt nach Ulm."}
+    assert other.asked and all(text.startswith(REQUESTS) for text in other.asked)
+    assert reader.asked and not any(text.startswith(REQUESTS) for text in reader.asked)
+    assert all(prompt[: len(WORKED)] == list(WORKED) for prompt in other.prompts)
+
+
+def test_a_model_without_lesson_zero_sees_worked_examples_when_it_writes_and_never_when_it_reads():
+    engine = Scripted()
+    engine.loaded.max_length = 16384
+    lesson_of(engine, taught=False)
+    for prompt in engine.prompts:
+        assert prompt[-1].content.startswith(REQUESTS) == (prompt[0] == WORKED[0])
+    plain = Scripted()
+    lesson_of(plain)
+    assert not any(prompt[0] == WORKED[0] for prompt in plain.prompts)
+
+
+def test_worked_examples_leave_a_short_context_to_the_conversation():
+    engine = Scripted()
+    taken = sum(map(Room.of(engine.loaded).size, WORKED))
+    engine.loaded.max_length = 384 + 2 * taken
+    writer = ModelWriter(Reader(engine, ()), taught=False)
+    assert writer.examples == WORKED and writer.room.tokens == taken
+    engine.loaded.max_length -= 1
+    assert writer.examples == () and writer.room.tokens == 2 * taken - 1
+
+
+def test_windows_fit_the_writer_too():
+    engine = Scripted()
+    many = [m for i in range(60) for m in chat(f"Zeile {i}", "Gut.")]
+    alone = list(windows(engine, many))
+    room = Room(byte_tokenizer(), 200)
+    pieces = list(windows(engine, many, room))
+    assert len(pieces) > len(alone) and [m for piece in pieces for m in piece] == many
+    assert all(sum(map(room.size, piece)) <= 200 for piece in pieces)
 
 
 @pytest.mark.parametrize("address", ["http://example.org/v1", "https://10.0.0.1", "file:///etc"])

@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +18,8 @@ from engrain.errors import EngrainError
 if TYPE_CHECKING:
     from engrain.config import Resolved
     from engrain.home import Home
+    from engrain.model.engine import Engine
+    from engrain.study.trial import Trial
 
 PACKAGES = (
     "engrain",
@@ -45,13 +47,29 @@ class Finding:
 
 
 Clean = Annotated[bool, typer.Option("--clean", help="Delete files that no lesson refers to.")]
-Measure = Annotated[bool, typer.Option("--measure", help="Measure the machine's speed again.")]
+Measure = Annotated[bool, typer.Option("--measure", help="Measure again what is kept.")]
+Manners = Annotated[
+    bool,
+    typer.Option("--manners", help="Try the model: does it read, abstain, and ask? Minutes."),
+]
+OtherModel = Annotated[
+    str | None,
+    typer.Option("--model", metavar="MODEL", help="Look at this model instead of the home's."),
+]
 
 
 @verb(
-    "doctor", examples="engrain doctor\nengrain doctor --clean\nengrain doctor --home ~/work --json"
+    "doctor",
+    examples="engrain doctor\nengrain doctor --clean\nengrain doctor --home ~/work --json\n"
+    "engrain doctor --manners --model smollm2-135m",
 )
-def doctor(session: Session, clean: Clean = False, measure: Measure = False) -> Answer:
+def doctor(
+    session: Session,
+    clean: Clean = False,
+    measure: Measure = False,
+    manners: Manners = False,
+    model: OtherModel = None,
+) -> Answer:
     """Check machine, versions, home and model; each with a remedy.
 
     The machine's speed is measured once and kept in the home: matrix products in both compute
@@ -59,8 +77,11 @@ def doctor(session: Session, clean: Clean = False, measure: Measure = False) -> 
 
     The model is loaded, the ledger's chain of events is derived again, and files that lessons need
     are looked for; `engrain lessons verify` does more. The exit code is 1 if something fails.
+
+    With --manners the model is told twelve small things, asked for them and for others, and made
+    to ask by itself. That says whether it needs a lesson zero. The result is kept in the home.
     """
-    found = list(examine(session, clean, measure))
+    found = list(examine(session, Look(clean, measure, manners, model)))
     worst = "fail" if any(f.status == "fail" for f in found) else "ok"
     lines = []
     for item in found:
@@ -72,7 +93,17 @@ def doctor(session: Session, clean: Clean = False, measure: Measure = False) -> 
     return Answer(data, "\n".join(lines), brief, 1 if worst == "fail" else 0)
 
 
-def examine(session: Session, clean: bool = False, measure: bool = False) -> Iterator[Finding]:
+@dataclass(frozen=True)
+class Look:
+    """What to do beside looking, and at which model."""
+
+    clean: bool = False
+    measure: bool = False
+    manners: bool = False
+    model: str | None = None
+
+
+def examine(session: Session, look: Look) -> Iterator[Finding]:
     """Look at everything, one after another; what fails does not hide the rest."""
     from engrain.config import resolve
     from engrain.home import LEDGER_FILE
@@ -88,11 +119,11 @@ def examine(session: Session, clean: bool = False, measure: bool = False) -> Ite
     yield Finding("settings", "ok", f"digest {resolved.digest[:12]}")
     folder = resolved.home
     yield from _guarded("device", lambda: _device(resolved))
-    yield from _guarded("speed", lambda: _speed(resolved, measure))
+    yield from _guarded("speed", lambda: _speed(resolved, look.measure))
     yield from _guarded("disk", lambda: _disk(folder))
     if not (resolved.config.ledger.url or (folder / LEDGER_FILE).exists()):
         yield Finding("home", "warn", f"there is none in {folder}", "Make one: engrain init.")
-        yield from _guarded("model", lambda: _model(resolved))
+        yield from _guarded("model", lambda: _model(session, resolved, look))
         return
     try:
         home = session.home()
@@ -102,9 +133,15 @@ def examine(session: Session, clean: bool = False, measure: bool = False) -> Ite
     yield from _guarded("home", lambda: _writable(folder))
     yield from _guarded("lock", lambda: _lock(home))
     yield from _guarded("ledger", lambda: _ledger(home))
-    yield from _guarded("left over", lambda: _left_over(home, clean))
+    yield from _guarded("left over", lambda: _left_over(home, look.clean))
     yield from _guarded("jobs", lambda: _jobs(home))
+    if look.model is not None:
+        yield from _guarded("model", lambda: _model(session, resolved, look, folder))
+        return
     yield from _guarded("model", lambda: _home_model(home))
+    yield from _guarded("writer", lambda: _writer(home))
+    if look.manners:
+        yield from _guarded("manners", lambda: _home_manners(session, home, look))
 
 
 def _guarded(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -323,12 +360,83 @@ def _home_model(home: Home) -> Iterator[Finding]:
     yield Finding("weights", "ok", f"the lessons in force fold to {digest[:12]}, as recorded")
 
 
-def _model(resolved: Resolved) -> Iterator[Finding]:
+def _writer(home: Home) -> Iterator[Finding]:
+    """Who would ask the questions of a lesson."""
+    from engrain.lesson.writers import choose
+
+    found = choose(home.config.study.writer, home.served, home.config.model)
+    name = "the model itself" if found.is_self else found.name
+    figures = {"writer": found.name, "why": found.why}
+    yield Finding("writer", "ok", f"{name} asks the questions: {found.why}", "", figures)
+
+
+def _model(
+    session: Session, resolved: Resolved, look: Look, keep: Path | None = None
+) -> Iterator[Finding]:
+    """A model that is in no home, with the lesson zero that comes with it."""
+    from engrain.lesson.writers import with_manners
+    from engrain.model.engine import Engine
     from engrain.model.loading import load_model
 
     model = resolved.config.model
-    loaded = load_model(model.source, dtype=model.dtype, local_only=True, device=model.device)
+    source = look.model or model.source
+    loaded = load_model(source, dtype=model.dtype, local_only=True, device=model.device)
     yield Finding("model", "ok", f"{loaded.source}, digest {loaded.base_digest[:12]}")
+    if look.manners:
+        yield _manners(session, Engine(loaded), with_manners(loaded), keep, look.measure)
+
+
+def _home_manners(session: Session, home: Home, look: Look) -> Iterator[Finding]:
+    """The home's model without its lessons, but with lesson zero where that is in force."""
+    from engrain.lesson.zero import is_zero, shipped
+
+    served = home.served
+    adapter = home.state.adapters[0] if served.mannered else ""
+    with served.engine.untaught():
+        found = _manners(session, served.engine, adapter, home.path, look.measure)
+    off = [entry.id for entry in home.lessons()[:1] if is_zero(entry)]
+    remedy = found.remedy
+    if remedy and off and not adapter:
+        remedy = f"Lesson zero is off: engrain lessons enable {off[0]}."
+    elif remedy and not adapter and shipped(home.loaded.base_digest):
+        remedy = "A lesson zero of it comes with engrain: a new home begins with it (engrain init)."
+    yield replace(found, remedy=remedy)
+
+
+def _manners(
+    session: Session, engine: Engine, adapter: str, keep: Path | None, again: bool
+) -> Finding:
+    """How the trial went, now or before; ``adapter`` is the digest of the lesson zero in force."""
+    from engrain.study.trial import Kept, run_trial
+
+    loaded = engine.loaded
+    kept = Kept(keep or Path(), loaded.base_digest, adapter)
+    found = None if again or keep is None else kept.read()
+    if found is None:
+        with session.progress("Trying the model") as on_progress:
+            found = run_trial(
+                engine,
+                taught=bool(adapter),
+                on_talk=lambda done, total: on_progress("talk", done, total),
+            )
+        if keep is not None:
+            kept.keep(found)
+    with_or_not = "with" if found.taught else "without"
+    words = f"{with_or_not} lesson zero it answers what it was told in {found.reads} of "
+    words += f"{found.talks} talks, says in {found.abstains} that it was not told, and asks "
+    words += f"rightly in {found.asks}"
+    status: Literal["ok", "warn"] = "ok" if found.mannered else "warn"
+    return Finding("manners", status, words, _lacking(found, loaded.source), found.to_dict())
+
+
+def _lacking(found: Trial, source: str) -> str:
+    """What to do for a model's manners."""
+    train = f"python -m training.manners.train --model {source} --out runs/manners"
+    if found.mannered:
+        return ""
+    if found.taught:
+        return "Its lesson zero falls short of the bar: take a larger model."
+    return f"It needs a lesson zero. In a checkout of engrain: {train}"
 
 
 def _size(count: float) -> str:

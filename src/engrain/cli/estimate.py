@@ -55,6 +55,9 @@ def _lines(found: Estimate) -> list[str]:
     from engrain.exam.report import number, size
 
     lines = [f"Recipe {found.recipe}. {cost(found)}", ""]
+    if found.writer:
+        name = "the model itself" if found.writer == "self" else found.writer
+        lines[1:1] = [f"Questions are asked by {name}: {found.why}."]
     rows = [(_words(name), f"{number(value, 1)} s") for name, value in found.parts.items()]
     if found.once_seconds:
         rows.append(("noise of the panel, once", f"{number(found.once_seconds, 1)} s"))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from engrain.model.adapter import Adapter
+    from engrain.model.loading import LoadedModel
 
 
 def fold(base: Mapping[str, Tensor], adapters: Sequence[Adapter]) -> dict[str, Tensor]:
@@ -25,3 +26,26 @@ def fold(base: Mapping[str, Tensor], adapters: Sequence[Adapter]) -> dict[str, T
         technique = cast(type[Architecture], registry.get("architecture", adapter.architecture))
         technique.fold(adapter, weights)
     return {name: tensor.to(base[name].dtype) for name, tensor in weights.items()}
+
+
+def fold_into(loaded: LoadedModel, adapter: Adapter) -> None:
+    """Fold one adapter over the base weights straight into a model, one tensor at a time.
+
+    The bits are those that :func:`fold` gives; the whole model is never there in fp32.
+    """
+    technique = cast(type[Architecture], registry.get("architecture", adapter.architecture))
+    technique.fold(adapter, _Live(loaded))
+
+
+class _Live(dict[str, "Tensor"]):
+    """Weights of a fold: read from the base in fp32, written into a model's parameters."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        super().__init__()
+        self._base, self._live = loaded.stored(), loaded.weights()
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._base[name].detach().float().clone()
+
+    def __setitem__(self, name: str, value: Tensor) -> None:
+        self._live[name].copy_(value)

@@ -44,7 +44,7 @@ from engrain.model.context import attending, objection
 
 if TYPE_CHECKING:
     from engrain.learn.recipe import Recipe
-    from engrain.model.loading import LoadedModel
+    from engrain.model.loading import LoadedModel, Outline
 
 PROBED = 16
 """Tokens on which is counted what a layer keeps."""
@@ -167,7 +167,7 @@ def layer_bytes(loaded: LoadedModel, plain: bool = False) -> float:
     return sum(kept.values()) / PROBED / max(1, layers)
 
 
-def cache_bytes(loaded: LoadedModel) -> int:
+def cache_bytes(loaded: LoadedModel | Outline) -> int:
     """Bytes of the keys and values of one token, in the type that the model computes in."""
     numbers = sum(
         2 * layer.kv_heads * layer.head_dim

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, TrainingText, canonical_digest
@@ -26,13 +26,17 @@ from engrain.exam.panel import run_panel
 from engrain.learn.learner import Learner
 from engrain.lesson.asked import EARLIER_PROBES
 from engrain.lesson.fit import STOCK, Memory, expected_lesson, lesson_memory, stock_texts
+from engrain.lesson.writers import Chosen, Guest
 from engrain.model.threads import machine_digest
+from engrain.study.lesson import EFFORTS as WRITTEN
+from engrain.study.questions import NEAR_WORDINGS, WORDED
 
 if TYPE_CHECKING:
     from engrain.exam.panel import Panel
     from engrain.learn.recipe import Recipe
     from engrain.lesson.served import Served
     from engrain.model.adapter import Adapter
+    from engrain.model.engine import Engine
 
 FACTS_PER_SENTENCE = 0.75
 """Facts that self-study finds in a telling sentence (measured on made-up lives, pocket)."""
@@ -80,6 +84,7 @@ class Estimate:
     ``once_seconds`` are spent before the first lesson on a machine alone: the panel's noise band.
     ``further_seconds`` are those of a second round, which only follows where the exam finds
     something missing.
+    ``writer`` asks the questions, for the reason ``why``; it is "" where there is nothing to study.
     """
 
     recipe: str
@@ -87,6 +92,8 @@ class Estimate:
     memory: Memory
     once_seconds: float = 0.0
     further_seconds: float = 0.0
+    writer: str = ""
+    why: str = ""
 
     @property
     def seconds(self) -> float | None:
@@ -97,6 +104,8 @@ class Estimate:
         """The estimate as JSON-ready values."""
         return {
             "recipe": self.recipe,
+            "writer": self.writer,
+            "writer_why": self.why,
             "estimated_seconds": self.seconds,
             "seconds": {name: round(value, 3) for name, value in self.parts.items()},
             "once_seconds": round(self.once_seconds, 3),
@@ -110,7 +119,8 @@ class Speed:
     """Seconds of the parts of a lesson, and the correction that finished lessons taught.
 
     A question with a conversation of c tokens in view takes ``reading_seconds`` +
-    ``token_seconds`` * c.
+    ``token_seconds`` * c. A second model that writes takes ``loading_seconds``, and for each of its
+    lists ``writing_seconds`` + ``writing_token_seconds`` * c.
     """
 
     question_seconds: float
@@ -121,11 +131,16 @@ class Speed:
     prepare_seconds: float = 0.0
     fold_seconds: float = 0.0
     correction: float = 1.0
+    loading_seconds: float = 0.0
+    writing_seconds: float = 0.0
+    writing_token_seconds: float = 0.0
 
     def parts(self, recipe: Recipe, source: Source) -> dict[str, float]:
         """Seconds of self-study, exams and training."""
-        effort = EFFORTS[source.effort]
+        effort, lists = EFFORTS[source.effort], WRITTEN[source.effort]
         study, texts, sentences = 0.0, len(source.examples) + source.weak, 0
+        if source.conversations:
+            study += self.loading_seconds
         for conversation in source.conversations:
             told = telling_sentences([conversation])
             facts = FACTS_PER_SENTENCE * told
@@ -135,6 +150,10 @@ class Speed:
             view = sum(len(message.content) for message in conversation.messages) / 4
             study += closed * (self.question_seconds + PYTHON_SECONDS)
             study += read * (self.reading_seconds + view * self.token_seconds + PYTHON_SECONDS)
+            said = sum(message.role == "user" for message in conversation.messages)
+            written: float = said * (1 + lists.lists)
+            written += facts * (WORDED * (1 + lists.rewordings) + NEAR_WORDINGS)
+            study += written * (self.writing_seconds + view * self.writing_token_seconds)
             texts += round(facts * effort.wordings)
             sentences += told
         known = sum(len(lesson.probes) for lesson in source.earlier)
@@ -173,17 +192,21 @@ def telling_sentences(conversations: Sequence[Conversation]) -> int:
     )
 
 
-def calibrate(served: Served, recipe: Recipe, panel: Panel, source: Source) -> Speed:
+def calibrate(
+    served: Served, recipe: Recipe, panel: Panel, source: Source, writer: Chosen
+) -> Speed:
     """Time a piece of each part of a lesson; the weights in force stay."""
     # Of the length of those that self-study asks, and as far beside what was told.
     closed = [text.messages[:1] for text in stock_texts(32) if text.kind == "contrast"]
     served.engine.generate(closed[:4], max_new_tokens=4)
     question = _timed(lambda: served.engine.generate(closed, max_new_tokens=ANSWER_TOKENS))
-    reading, token = _reading_seconds(served)
+    reading, token = _reading_seconds(served.engine)
+    writing = _writing_seconds(writer)
     prepare, step = _step_seconds(served, recipe, source)
     fold = _timed(lambda: served.fold(()))
     panel_seconds = _panel_seconds(served, panel)
-    return Speed(question / len(closed), step, panel_seconds, reading, token, prepare, fold)
+    measured = Speed(question / len(closed), step, panel_seconds, reading, token, prepare, fold)
+    return replace(measured, **writing)
 
 
 def _timed(work: Callable[[], Any]) -> float:
@@ -192,9 +215,24 @@ def _timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def _reading_seconds(served: Served) -> tuple[float, float]:
+def _writing_seconds(writer: Chosen) -> dict[str, float]:
+    """Seconds of loading a second model and of its lists; nothing where no second one is loaded."""
+    if writer.outline is None:
+        return {}
+    began = time.perf_counter()
+    with writer.opened() as guest:
+        loading = time.perf_counter() - began
+        written, token = _reading_seconds(cast(Guest, guest).engine)
+    return {
+        "loading_seconds": loading,
+        "writing_seconds": written,
+        "writing_token_seconds": token,
+    }
+
+
+def _reading_seconds(engine: Engine) -> tuple[float, float]:
     """Seconds of a question about a conversation: without its tokens, and for each of them."""
-    engine, found = served.engine, []
+    found = []
     longest = max(1, (engine.loaded.max_length - 2 * READ_TOKENS) // 100)
     for sentences in (min(4, longest), min(40, longest)):
         view = [Message("user", " ".join([_TOLD] * sentences)), Message("assistant", "I see.")]
@@ -238,7 +276,8 @@ def _panel_seconds(served: Served, panel: Panel) -> float:
 class Prices:
     """The speed of one recipe on this machine and model, kept in a folder of the home.
 
-    ``measured`` says whether the panel's noise band was measured on this machine before.
+    ``measured`` says whether the panel's noise band was measured on this machine before;
+    ``writer`` is who asks the questions.
     """
 
     folder: Path
@@ -247,11 +286,13 @@ class Prices:
     panel: Panel
     taught: bool = False
     measured: bool = True
+    writer: Chosen = field(default_factory=Chosen)
 
     @property
     def path(self) -> Path:
         """The file of this speed; the first lesson has one of its own, since it replays nothing."""
         key = [self.recipe.digest, machine_digest(), self.base_digest, self.taught]
+        key += [] if self.writer.is_self else [self.writer.name]
         return self.folder / f"{canonical_digest(key)[:32]}.json"
 
     def memory(self, served: Served, source: Source) -> Memory:
@@ -264,6 +305,7 @@ class Prices:
             examples=source.examples,
             earlier=source.earlier,
             noise=not self.measured,
+            writer=self.writer.outline,
         )
 
     def estimate(self, served: Served, source: Source, *, force: bool = False) -> Estimate:
@@ -272,17 +314,18 @@ class Prices:
         What does not fit is not timed unless with ``force``: a piece of it might not fit either.
         """
         memory = self.memory(served, source)
+        writer = (self.writer.name, self.writer.why) if source.conversations else ("", "")
         speed = load_speed(self.path)
         if speed is None:
             if not memory.fits and not force:
-                return Estimate(self.recipe.name, {}, memory)
-            speed = calibrate(served, self.recipe, self.panel, source)
+                return Estimate(self.recipe.name, {}, memory, 0.0, 0.0, *writer)
+            speed = calibrate(served, self.recipe, self.panel, source, self.writer)
             keep_measured(self.path, asdict(speed))
         parts = speed.parts(self.recipe, source)
         # The panel on the base, and on four copies of it.
         once = 0.0 if self.measured else 5 * speed.panel_seconds
         further = speed.further(self.recipe, parts)
-        return Estimate(self.recipe.name, parts, memory, once, further)
+        return Estimate(self.recipe.name, parts, memory, once, further, *writer)
 
     def correct(self, told: float | None, taken: float) -> None:
         """Let a lesson that took ``taken`` seconds correct what is told of the next."""

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, TrainingText, chat
 from engrain.data.messages import Conversation, Message
-from engrain.dream.reader import LIST_TOKENS, WINDOW_TOKENS
 from engrain.errors import DoesNotFitError
 from engrain.exam.panel import LOSS_LENGTH, PANEL_TOKENS
 from engrain.exam.probes import BATCH_SIZE
@@ -24,11 +23,13 @@ from engrain.exam.report import size
 from engrain.learn.footprint import cache_bytes, layer_bytes, training_bytes
 from engrain.learn.technique import Setting
 from engrain.model.rows import MAX_BATCH_TOKENS
+from engrain.study.reader import LIST_TOKENS, WINDOW_TOKENS, Room
+from engrain.study.requests import WORKED
 
 if TYPE_CHECKING:
     from engrain.exam.panel import Panel
     from engrain.learn.recipe import Recipe
-    from engrain.model.loading import LoadedModel
+    from engrain.model.loading import LoadedModel, Outline
 
 STOCK = 12
 """Texts of each kind that stand for a lesson which is not studied yet."""
@@ -54,6 +55,7 @@ _REMEDIES = {
     "adapter": "take a recipe that trains less, such as --recipe default",
     "anchors": "keep fewer anchors (--set regularization.kl_anchor.texts=24)",
     "program": "take a smaller model",
+    "writer": "let the model itself write (--set study.writer=self)",
 }
 
 
@@ -117,15 +119,16 @@ def lesson_memory(
     examples: Sequence[TrainingText] = (),
     earlier: Sequence[Lesson] = (),
     noise: bool = False,
+    writer: Outline | None = None,
 ) -> Memory:
     """The memory of a lesson, before it is studied; ``noise`` says that the band is not measured.
 
-    Only a few tokens are run through the model.
+    ``writer`` is a second model, which is in memory during self-study alone. Only a few tokens are
+    run through the model.
     """
-    held = held_bytes()
-    own = {"program": max(0, held - loaded.nbytes), "weights": loaded.nbytes}
+    held, own = held_bytes(), _own(loaded)
     vocabulary, layer = loaded.profile.vocab_size, int(layer_bytes(loaded))
-    live = sum(tensor.numel() * tensor.element_size() for tensor in loaded.weights().values())
+    live = _live(loaded)
     whole = 4 * loaded.profile.parameters
     asked = {
         "cache": BATCH_SIZE * (_longest(loaded, panel) + PANEL_TOKENS) * cache_bytes(loaded),
@@ -142,19 +145,54 @@ def lesson_memory(
         "exams": {**own, **asked, "copies": whole + live},
     }
     if conversations:
-        view = min(WINDOW_TOKENS, loaded.max_length, _tokens(loaded, conversations))
-        rows = max(1, min(BATCH_SIZE, MAX_BATCH_TOKENS // (view + LIST_TOKENS)))
-        phases["self_study"] = {
-            **own,
-            "cache": rows * (view + LIST_TOKENS) * cache_bytes(loaded),
-            "activations": max(view, rows * STOCK) * layer,
-            "logits": 8 * rows * vocabulary,
-            "copies": live if earlier else 0,
-        }
+        view = _tokens(loaded, conversations)
+        phases["self_study"] = study_bytes(loaded, view, taught=bool(earlier), writer=writer)
     if noise:
         # The base folded, the weights in force twice, and a perturbed copy.
         phases["noise"] = {**own, **asked, "copies": whole + 3 * live}
     return Memory(phases, free_bytes() + held)
+
+
+def study_bytes(
+    loaded: LoadedModel, tokens: int, *, taught: bool = False, writer: Outline | None = None
+) -> dict[str, int]:
+    """Bytes of self-study by part, for a conversation of so many tokens.
+
+    Reader and writer take turns: their weights add up, and of the rest the larger counts. What a
+    layer of the writer keeps of a token is taken to grow with its width.
+    """
+    layer, view = int(layer_bytes(loaded)), min(WINDOW_TOKENS, tokens)
+    parts = _asking(loaded, view, layer)
+    weights = 0
+    if writer is not None:
+        seen = view + sum(map(Room(writer.tokenizer, 0).size, WORKED))
+        wider = layer * writer.profile.hidden_size // loaded.profile.hidden_size
+        other = _asking(writer, seen, wider)
+        parts = {name: max(count, other[name]) for name, count in parts.items()}
+        weights = writer.nbytes
+    copies = _live(loaded) if taught else 0
+    return {**_own(loaded), **parts, "copies": copies, "writer": weights}
+
+
+def _asking(model: LoadedModel | Outline, tokens: int, layer: int) -> dict[str, int]:
+    """Bytes of asking a model about so many tokens of conversation, its weights apart."""
+    view = min(model.max_length, tokens)
+    rows = max(1, min(BATCH_SIZE, MAX_BATCH_TOKENS // (view + LIST_TOKENS)))
+    return {
+        "cache": rows * (view + LIST_TOKENS) * cache_bytes(model),
+        "activations": max(view, rows * STOCK) * layer,
+        "logits": 8 * rows * model.profile.vocab_size,
+    }
+
+
+def _own(loaded: LoadedModel) -> dict[str, int]:
+    """What is held in every phase."""
+    return {"program": max(0, held_bytes() - loaded.nbytes), "weights": loaded.nbytes}
+
+
+def _live(loaded: LoadedModel) -> int:
+    """Bytes of the live weights."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in loaded.weights().values())
 
 
 def expected_lesson(

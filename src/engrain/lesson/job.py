@@ -20,14 +20,14 @@ from engrain.errors import ConfigError, GateRefused, NothingToLearnError, Resume
 from engrain.exam.decision import GateThresholds
 from engrain.learn.recipe import Recipe, named
 from engrain.ledger.lock import named_errors
-from engrain.lesson import cost
+from engrain.lesson import cost, writers
 from engrain.lesson.asked import QUICK, Asked, OnProgress
 from engrain.lesson.folder import POCKET, HomeFolder
 from engrain.lesson.stages import Outcome, Stages, lesson_to_dict
+from engrain.lesson.writers import Chosen
 from engrain.study.again import more_wordings
 from engrain.study.explicit import read_source
 from engrain.study.lesson import Preview, make_lesson
-from engrain.study.writer import EndpointWriter, Writer
 
 Source = Path | str | Conversation | Sequence[Conversation]
 """What can be learned: a file, a chat's name, or conversations."""
@@ -83,11 +83,25 @@ class Jobs:
     def preview(self, source: Source, on_progress: OnProgress | None = None) -> Preview:
         """What a lesson would hold; nothing is written."""
         conversations, examples = self._read(source)
-        return self._study(conversations, examples, "preview", on_progress)
+        writer = self.writer(conversations)
+        return self._study(conversations, examples, "preview", writer, on_progress)
 
     def estimate(self, source: Source, recipe: str | None = None) -> cost.Estimate:
         """Seconds and peak memory of a lesson."""
-        return self._estimate(self.recipe(recipe), *self._read(source))
+        conversations, examples = self._read(source)
+        writer = self.writer(conversations)
+        return self._estimate(self.recipe(recipe), conversations, examples, writer)
+
+    def writer(self, conversations: Sequence[Conversation]) -> Chosen:
+        """Who will ask the questions about conversations; nobody else is looked for without any.
+
+        Raises:
+            ModelNotFoundError: the one that is set is not on this machine.
+        """
+        config = self.home.config
+        if not conversations:
+            return Chosen()
+        return writers.choose(config.study.writer, self.asked().served, config.model)
 
     def _read(self, source: Source) -> tuple[list[Conversation], list[TrainingText]]:
         if isinstance(source, Conversation):
@@ -103,6 +117,7 @@ class Jobs:
         conversations: Sequence[Conversation],
         examples: Sequence[TrainingText],
         name: str,
+        writer: Chosen,
         on_progress: OnProgress | None,
     ) -> Preview:
         def report(stage: str, done: int, total: int) -> None:
@@ -126,18 +141,16 @@ class Jobs:
             from engrain.dream.lesson import make_lesson as make_by_rules
 
             return cast(Preview, make_by_rules(engine, conversations, **how))
-        return make_lesson(engine, conversations, writer=self._writer(), **how)
-
-    def _writer(self) -> Writer | None:
-        """Who asks the questions; None for the model itself."""
-        chosen = self.home.config.study.writer
-        return None if chosen == "self" else EndpointWriter(chosen)
+        with writer.opened() as asking:
+            taught = asked.served.mannered
+            return make_lesson(engine, conversations, writer=asking, taught=taught, **how)
 
     def _estimate(
         self,
         recipe: Recipe,
         conversations: Sequence[Conversation],
         examples: Sequence[TrainingText],
+        writer: Chosen,
         force: bool = False,
     ) -> cost.Estimate:
         asked = self.asked()
@@ -149,9 +162,9 @@ class Jobs:
             asked.adapters(),
             len(asked.weak()) if recipe.mastery else 0,
         )
-        return self._prices(recipe).estimate(asked.served, source, force=force)
+        return self._prices(recipe, writer).estimate(asked.served, source, force=force)
 
-    def _prices(self, recipe: Recipe) -> cost.Prices:
+    def _prices(self, recipe: Recipe, writer: Chosen) -> cost.Prices:
         kept = self.asked().kept
         return cost.Prices(
             self.home.path / "speed",
@@ -160,6 +173,7 @@ class Jobs:
             kept.panel,
             bool(self.asked().lessons()),
             kept.noise_path.exists() or self.asked().served.loaded.profile.parameters > QUICK,
+            writer,
         )
 
     # ------------------------------------------------------------------ the job
@@ -185,13 +199,15 @@ class Jobs:
                 "Nothing is left to learn.", remedy="Leave at least one question with its answer."
             )
         conversations, examples = self._read(source)
+        writer = self.writer(conversations)
         digests = [self.home.ledger.add_conversation(c) for c in conversations]
         with self.home.lock.hold("learn a lesson"):
-            seconds = self.seconds(chosen, conversations, examples, force=force)
+            seconds = self.seconds(chosen, conversations, examples, writer, force=force)
             payload = {
                 "conversations": digests,
                 "examples": [text.to_dict() for text in examples],
                 "fresh": fresh,
+                "writer": writer.name,
             }
             job = self.begin(chosen, self.home.config.learn.seed, seconds, **payload)
             if studied is not None:
@@ -205,6 +221,7 @@ class Jobs:
         recipe: Recipe,
         conversations: Sequence[Conversation],
         examples: Sequence[TrainingText],
+        writer: Chosen | None = None,
         *,
         force: bool = False,
     ) -> float | None:
@@ -213,7 +230,7 @@ class Jobs:
         Raises:
             DoesNotFitError: it needs more memory than is free, unless with ``force``.
         """
-        found = self._estimate(recipe, conversations, examples, force)
+        found = self._estimate(recipe, conversations, examples, writer or Chosen(), force)
         if not force:
             found.memory.check()
         return found.seconds
@@ -221,12 +238,13 @@ class Jobs:
     def begin(self, recipe: Recipe, seed: int, seconds: float | None, **source: Any) -> str:
         """A new job, with all that a resume must find as it was; gives its name.
 
-        ``source`` are digests of ``conversations`` and ``examples``, or the lesson that is learned
-        ``again``.
+        ``source`` are digests of ``conversations``, ``examples`` and who asks the questions, or the
+        lesson that is learned ``again``.
         """
         payload = {
             "conversations": [],
             "examples": [],
+            "writer": writers.SELF,
             **source,
             "recipe": recipe.to_dict(),
             "seed": seed,
@@ -256,26 +274,30 @@ class Jobs:
         conversations = [self.home.ledger.get_conversation(d) for d in given["conversations"]]
         examples = [TrainingText.from_dict(item) for item in given["examples"]]
         again = given.get("again")
+        # A job of before writers had names has none.
+        writer = writers.kept(given.get("writer", writers.SELF), self.home.config.model)
 
         def study() -> Lesson:
             lesson = str(given["lesson"])
             if again:
                 return replace(self.home.ledger.lesson(again), id=lesson)
-            return self._study(conversations, examples, lesson, on_progress).lesson
+            return self._study(conversations, examples, lesson, writer, on_progress).lesson
 
         def reword(lesson: Lesson, groups: Sequence[str]) -> Sequence[TrainingText]:
             # What is learned again is learned in the wordings that are on record.
             if again or not given.get("fresh", True) or asked.served.loaded.source == POCKET:
                 return ()
-            return more_wordings(
-                asked.served.engine,
-                conversations,
-                lesson,
-                groups,
-                seed=int(given["seed"]),
-                effort=self.home.config.learn.effort,
-                writer=self._writer(),
-            )
+            with writer.opened() as asking:
+                return more_wordings(
+                    asked.served.engine,
+                    conversations,
+                    lesson,
+                    groups,
+                    seed=int(given["seed"]),
+                    effort=self.home.config.learn.effort,
+                    writer=asking,
+                    taught=asked.served.mannered,
+                )
 
         if given["panel"] != asked.kept.panel.digest:
             self.home.ledger.advance(name, "failed", {"why": "the panel has changed"})
@@ -284,7 +306,7 @@ class Jobs:
                 remedy="Learn the conversation again.",
             )
         # Asked for now: after the lesson, the speed would be that of a lesson upon it.
-        prices = self._prices(recipe)
+        prices = self._prices(recipe, writer)
         gate = GateConfig(**given["gate"])
         with named_errors(self.home.path):
             stages = Stages(

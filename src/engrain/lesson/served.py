@@ -47,6 +47,11 @@ class Served:
         pairs = zip(state.lessons, state.adapters, strict=True)
         return [pair for pair in pairs if pair[0] != zero]
 
+    @property
+    def mannered(self) -> bool:
+        """Whether lesson zero is in force."""
+        return bool(self._zero())
+
     def _zero(self) -> str:
         """The id of lesson zero, "" where none is in force."""
         state = self._ledger.current()

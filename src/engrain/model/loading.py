@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from engrain.model.loaded import LoadedModel as LoadedModel
 from engrain.model.loaded import StoredWeights
 from engrain.model.locate import POCKET as POCKET
 from engrain.model.locate import POCKET_FOLDER as POCKET_FOLDER
-from engrain.model.locate import locate, reason
-from engrain.model.profile import profile_model
+from engrain.model.locate import Located, locate, reason
+from engrain.model.profile import ArchProfile, profile_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ENCODER_HEADS = ("ForMaskedLM", "ForPreTraining", "Classification", "ForQuestionAnswering")
@@ -55,14 +56,10 @@ def load_model(
         CorruptModelError: a file of the model is damaged.
         ModelError: weights that are incomplete, no safetensors, no such device.
     """
-    if dtype not in (AUTO, *DTYPES):
-        known = ", ".join((AUTO, *DTYPES))
-        raise ModelError(f"Unknown dtype {dtype!r}.", remedy=f"Use one of: {known}.")
+    _check_dtype(dtype)
     place = choose_device(device)
     located = locate(source, local_only)
-    if dtype == AUTO:
-        multiplied = place != "cpu" or default_compute() == "bfloat16"
-        dtype = "bfloat16" if located.base_digest and multiplied else "float32"
+    live = _live_dtype(dtype, place, located)
     folder = located.folder
     config = _read_config(folder, source)
     files = _weight_files(folder, source)
@@ -80,7 +77,7 @@ def load_model(
         )
     with _quiet():
         tokenizer = _load_tokenizer(folder, source)
-        model = _load_weights(folder, source, DTYPES[dtype])
+        model = _load_weights(folder, source, live)
     return assemble(
         model.to(place),
         tokenizer,
@@ -88,6 +85,76 @@ def load_model(
         base_digest=digest,
         allow_no_template=allow_no_template,
         stored=StoredWeights(files),
+    )
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What a model is, as its files tell it without their weights: to decide whether to load it."""
+
+    source: str
+    tokenizer: Any
+    profile: ArchProfile
+    dtype: torch.dtype
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of context that the model takes."""
+        return self.profile.max_length
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the live weights; those of the file are mapped."""
+        return self.profile.parameters * self.dtype.itemsize
+
+
+def outline(source: str, *, dtype: str = AUTO, device: str = AUTO) -> Outline:
+    """What a model on this machine would be if it were loaded; nothing is downloaded.
+
+    Raises:
+        ModelError: as :func:`load_model` would, as far as that can be told without the weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    _check_dtype(dtype)
+    located = locate(source, True)
+    _read_config(located.folder, source)
+    _weight_files(located.folder, source)
+    with _quiet():
+        tokenizer = _load_tokenizer(located.folder, source)
+        config = _architecture(located.folder, source)
+        try:
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config)
+        except ValueError as error:
+            raise UnsupportedModelError(
+                f"{source!r} is no model that continues text: {reason(error)}.",
+                remedy="Give a causal language model (its architecture ends in ForCausalLM).",
+            ) from error
+    if not tokenizer.chat_template:
+        raise _no_template(source)
+    live = _live_dtype(dtype, choose_device(device), located)
+    return Outline(located.source, tokenizer, profile_model(model), live)
+
+
+def _check_dtype(dtype: str) -> None:
+    if dtype not in (AUTO, *DTYPES):
+        known = ", ".join((AUTO, *DTYPES))
+        raise ModelError(f"Unknown dtype {dtype!r}.", remedy=f"Use one of: {known}.")
+
+
+def _live_dtype(dtype: str, place: str, located: Located) -> torch.dtype:
+    """The type of the live weights of a model on a device."""
+    if dtype == AUTO:
+        multiplied = place != "cpu" or default_compute() == "bfloat16"
+        dtype = "bfloat16" if located.base_digest and multiplied else "float32"
+    return DTYPES[dtype]
+
+
+def _no_template(source: str) -> NoChatTemplateError:
+    return NoChatTemplateError(
+        f"The tokenizer of {source!r} has no chat template.",
+        remedy="Use a chat model, or add 'chat_template' to its tokenizer_config.json.",
     )
 
 
@@ -117,10 +184,7 @@ def assemble(
             remedy="Use the tokenizer that came with the weights.",
         )
     if not tokenizer.chat_template and not allow_no_template:
-        raise NoChatTemplateError(
-            f"The tokenizer of {source!r} has no chat template.",
-            remedy="Use a chat model, or add 'chat_template' to its tokenizer_config.json.",
-        )
+        raise _no_template(source)
     stop_ids = _stop_ids(model, tokenizer, profile.vocab_size)
     pad_id = tokenizer.pad_token_id
     if pad_id is None:
@@ -202,17 +266,22 @@ def _load_tokenizer(folder: Path, source: str) -> Any:
         ) from error
 
 
-def _load_weights(folder: Path, source: str, dtype: torch.dtype) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _architecture(folder: Path, source: str) -> Any:
+    from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
         raise UnsupportedModelError(
             f"transformers does not know the architecture of {source!r}: {reason(error)}.",
             remedy="Update transformers, or choose a model that needs no code of its own.",
         ) from error
 
+
+def _load_weights(folder: Path, source: str, dtype: torch.dtype) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    config = _architecture(folder, source)
     try:
         # Left open, the attention implementation is sdpa where the model has it, else eager.
         loaded: Any = AutoModelForCausalLM.from_pretrained(

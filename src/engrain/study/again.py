@@ -36,21 +36,22 @@ def more_wordings(
     seed: int = 0,
     effort: str = "normal",
     writer: Writer | None = None,
+    taught: bool = True,
 ) -> list[TrainingText]:
     """Texts that ask for facts of a lesson, by group, in wordings that it does not hold yet."""
     samples = 1 + EFFORTS[effort].rewordings
+    writer = writer or ModelWriter(Reader(engine, (), seed), taught)
     met = asked_already(lesson)
     values = {p.group: p.answers[0] for p in lesson.probes if p.group in groups and p.answers}
     found: dict[str, list[TrainingText]] = {group: [] for group in values}
     for conversation in map(curate, conversations if values else ()):
         if not conversation.has_user:
             continue
-        for view in windows(engine, conversation.conversation.messages):
-            reader = Reader(engine, view, seed)
-            source, checks = writer or ModelWriter(reader), Checks(reader)
+        for view in windows(engine, conversation.conversation.messages, writer.room):
+            checks = Checks(Reader(engine, view, seed))
             for text in [
-                *_reworded(lesson, values, source, checks, samples, met),
-                *_followed(values, source, checks, samples),
+                *_reworded(lesson, values, writer, checks, samples, met),
+                *_followed(values, writer, checks, samples),
             ]:
                 if shape(text.question) not in met and len(found[text.group]) < FRESH:
                     met.add(shape(text.question))

@@ -176,14 +176,16 @@ def make_lesson(
     hold_out: float = 0.25,
     max_facts: int = 64,
     writer: Writer | None = None,
+    taught: bool = True,
     reading: Callable[[], AbstractContextManager[Any]] = nullcontext,
     on_progress: Progress | None = None,
 ) -> Preview:
     """Make one lesson from conversations, examples, or both.
 
     ``earlier`` are the lessons in the weights in force; what this one corrects of them is named.
-    ``writer`` asks the questions, by default the model itself; ``reading`` puts the weights in
-    force that read. Nothing is raised where nothing is found: ``preview.lesson`` does that.
+    ``writer`` asks the questions, by default the model itself, of which ``taught`` says whether
+    lesson zero has taught it to; ``reading`` puts the weights in force that read. Nothing is raised
+    where nothing is found: ``preview.lesson`` does that.
 
     Raises:
         UnknownNameError: there is no such effort.
@@ -195,6 +197,7 @@ def make_lesson(
     found = _Found(seed, hold_out)
     messages: list[dict[str, Any]] = []
     kept: list[Conversation] = []
+    writer = writer or ModelWriter(Reader(engine, (), seed, reading), taught)
     for number, conversation in enumerate(conversations):
         curated = curate(conversation)
         messages += [{"conversation": number, **entry.to_dict()} for entry in curated.dropped]
@@ -203,11 +206,10 @@ def make_lesson(
             messages.append(none)
             continue
         kept.append(curated.conversation)
-        for view in windows(engine, curated.conversation.messages):
+        for view in windows(engine, curated.conversation.messages, writer.room):
             reader = Reader(engine, view, seed, reading)
-            source = writer or ModelWriter(reader)
             room = max_facts - len(found.facts)
-            _study(reader, source, EFFORTS[effort], number, room, earlier, found, on_progress)
+            _study(reader, writer, EFFORTS[effort], number, room, earlier, found, on_progress)
     given, left_out = curate_examples(explicit)
     trained, examined = hold_out_examples(given, seed=seed)
     texts, probes = [*found.texts, *trained], [*found.probes, *examined]

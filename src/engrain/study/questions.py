@@ -10,6 +10,8 @@ from engrain.study import requests
 from engrain.study.checks import Checked, Checks, once, shape
 from engrain.study.writer import Writer
 
+WORDED = 2
+"""Wordings of a fact for which other ways to ask are asked for."""
 NEAR_WORDINGS = 4
 """Wordings of a fact beside which near misses are asked for."""
 
@@ -59,7 +61,7 @@ def add_wordings(
     view = checks.reader.view
     asked, owners = [], []
     for fact in facts:
-        for wording in fact.wordings[:2]:
+        for wording in fact.wordings[:WORDED]:
             text = requests.WORDINGS.format(question=wording.question, answer=fact.value)
             asked.append(text)
             owners.append(fact)

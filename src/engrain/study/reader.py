@@ -24,6 +24,8 @@ WINDOW_TOKENS = 1536
 """Longest piece of a conversation that is studied at once."""
 ROOM = LIST_TOKENS + 128
 """Tokens of a context that are kept free for a request and what it yields."""
+LEAST = 64
+"""Fewest tokens of a conversation that are worth studying."""
 BATCH = 24
 
 _BEFORE_ASSISTANT = Message("user", "Hello.")
@@ -162,30 +164,62 @@ def in_context(messages: Sequence[Message], request: str) -> list[Message]:
     return [*turns, Message("user", request)]
 
 
-def windows(engine: StudyEngine, messages: Sequence[Message]) -> Iterator[tuple[Message, ...]]:
+@dataclass(frozen=True)
+class Room:
+    """How many tokens of a conversation a model can take beside a request and what it yields."""
+
+    tokenizer: Any
+    tokens: int
+
+    @classmethod
+    def of(cls, loaded: Any, before: Sequence[Message] = ()) -> Room:
+        """The room of a loaded model that sees other messages ``before`` each conversation.
+
+        Raises:
+            UsageError: there is too little for any conversation.
+        """
+        taken = ROOM + sum(_size(loaded.tokenizer, message) for message in before)
+        if int(loaded.max_length) - taken < LEAST:
+            raise UsageError(
+                f"The model takes only {loaded.max_length} tokens: too few to study a "
+                "conversation.",
+                remedy="Use a model with a context of 512 tokens or more.",
+            )
+        return cls(loaded.tokenizer, int(loaded.max_length) - taken)
+
+    def size(self, message: Message) -> int:
+        """Tokens of a message, the marks of its turn included."""
+        return _size(self.tokenizer, message)
+
+
+def _size(tokenizer: Any, message: Message) -> int:
+    return len(tokenizer(message.content, add_special_tokens=False)["input_ids"]) + 8
+
+
+def windows(
+    engine: StudyEngine, messages: Sequence[Message], writer: Room | None = None
+) -> Iterator[tuple[Message, ...]]:
     """Pieces of a conversation that each fit the model's context with room for an answer.
 
-    A window begins with a message of the user where it can; a message that is longer than a window
-    by itself is a window of its own and loses its beginning.
+    ``writer`` is the room of another model that sees them, too. A window begins with a message of
+    the user where it can; a message that is longer than a window by itself is a window of its own
+    and loses its beginning.
 
     Raises:
         UsageError: the model's context is too short for any conversation.
     """
-    loaded = engine.loaded
-    limit = min(WINDOW_TOKENS, int(loaded.max_length) - ROOM)
-    if limit < 64:
-        raise UsageError(
-            f"The model takes only {loaded.max_length} tokens: too few to study a conversation.",
-            remedy="Use a model with a context of 512 tokens or more.",
-        )
+    own = Room.of(engine.loaded)
+    rooms = [Room(own.tokenizer, min(WINDOW_TOKENS, own.tokens)), *([writer] if writer else [])]
     piece: list[Message] = []
-    length = 0
+    lengths = [0] * len(rooms)
     for message in messages:
-        size = len(loaded.tokenizer(message.content, add_special_tokens=False)["input_ids"]) + 8
-        if piece and length + size > limit and (message.role == "user" or length > limit):
+        sizes = [room.size(message) for room in rooms]
+        full = any(n + k > r.tokens for n, k, r in zip(lengths, sizes, rooms, strict=True))
+        over = any(n > room.tokens for n, room in zip(lengths, rooms, strict=True))
+        if piece and full and (message.role == "user" or over):
             yield tuple(piece)
-            piece, length = [], 0
+            piece, lengths = [], [0] * len(rooms)
         piece.append(message)
-        length += size
+        lengths = [n + k for n, k in zip(lengths, sizes, strict=True)]
     if any(message.role == "user" for message in piece):
         yield tuple(piece)

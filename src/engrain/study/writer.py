@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from engrain.data.messages import Message
 from engrain.errors import ConfigError, UsageError
-from engrain.study.reader import LIST_TOKENS, Reader, in_context
+from engrain.study.reader import LIST_TOKENS, Reader, Room, in_context
 from engrain.study.requests import WORKED
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -37,6 +37,10 @@ _NEARBY = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
 class Writer(Protocol):
     """Writes lists: claims, wordings, near misses."""
 
+    @property
+    def room(self) -> Room | None:
+        """What it can take of a conversation at once; None where that is not known."""
+
     def write(
         self, view: Sequence[Message], asked: Sequence[str], *, temperature: float, turn: int
     ) -> list[str]:
@@ -50,11 +54,24 @@ class ModelWriter:
     reader: Reader
     taught: bool = True
 
+    @property
+    def examples(self) -> tuple[Message, ...]:
+        """Worked examples, for a model that was not taught, if they leave it half of its room."""
+        if self.taught:
+            return ()
+        room = Room.of(self.reader.engine.loaded)
+        return WORKED if 2 * sum(map(room.size, WORKED)) <= room.tokens else ()
+
+    @property
+    def room(self) -> Room:
+        """What the model can take beside the worked examples."""
+        return Room.of(self.reader.engine.loaded, self.examples)
+
     def write(
         self, view: Sequence[Message], asked: Sequence[str], *, temperature: float, turn: int
     ) -> list[str]:
         """Answers of the model, all in one batch."""
-        before = tuple(view) if self.taught else (*WORKED, *view)
+        before = (*self.examples, *view)
         reader = Reader(self.reader.engine, before, self.reader.seed, self.reader.reading)
         return reader.answers(asked, temperature=temperature, turn=turn, tokens=LIST_TOKENS)
 
@@ -77,6 +94,10 @@ class EndpointWriter:
                 f"study.writer is {self.address!r}, which is not on this machine.",
                 remedy="Give an address of localhost; conversations are sent nowhere else.",
             )
+
+    @property
+    def room(self) -> None:
+        """Not known: the server says what is too long."""
 
     def write(
         self, view: Sequence[Message], asked: Sequence[str], *, temperature: float, turn: int
