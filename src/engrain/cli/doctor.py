@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from engrain.cli.models import missing_model
 from engrain.cli.session import Answer, Session, count, verb
 from engrain.errors import EngrainError
 
@@ -324,9 +325,15 @@ def _home_model(home: Home) -> Iterator[Finding]:
 
 
 def _model(resolved: Resolved) -> Iterator[Finding]:
+    from engrain.model.disk import megabytes
     from engrain.model.loading import load_model
 
     model = resolved.config.model
+    if missing := missing_model(model):
+        remedy = f"`engrain init` gets it ({megabytes(missing.bytes)} MB), or: engrain models get "
+        remedy += f"{missing.name}; `--model pocket` needs no download."
+        yield Finding("model", "warn", f"{missing.name} is not on this machine yet", remedy)
+        return
     loaded = load_model(model.source, dtype=model.dtype, local_only=True, device=model.device)
     yield Finding("model", "ok", f"{loaded.source}, digest {loaded.base_digest[:12]}")
 
