@@ -1,16 +1,19 @@
 # Every target works from a clean clone: what it needs is installed into .venv first.
 #
-#   make demo     teach, measure, undo: the whole story on the model inside the package
+#   make demo     tell, ask, learn, ask again, undo: the whole story on a real model (491 MB, got once)
 #   make test     the test suite
 #   make check    lint, format, types, layers
 #   make docs     the documentation site in site/
 #   make setup    .venv only
 #
+# MODEL=pocket (or any other) names the demo's model; pocket is inside the package: no download.
 # PYTHON=/path/to/python names the interpreter (3.11 or newer).
 # PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" takes the small CPU build of torch.
 
 PIP_ARGS ?=
 PYTHON ?=
+# Not from the environment: there it may mean anything.
+MODEL :=
 export PIP_ARGS PYTHON
 
 BIN := .venv/bin
@@ -34,7 +37,7 @@ $(DOCS): $(SETUP)
 	@bash scripts/setup.sh $@ dev docs
 
 demo: $(SETUP)
-	$(BIN)/engrain demo
+	$(BIN)/engrain demo $(if $(MODEL),--model $(MODEL))
 
 test: $(SETUP)
 	$(BIN)/python -m pytest -q
@@ -53,7 +56,7 @@ docs: $(DOCS)
 	$(BIN)/mkdocs build --strict
 
 bench: $(SETUP)
-	$(BIN)/engrain bench life --recipe default --recipe naive-lora --recipe naive-full --recipe joint \
+	$(BIN)/engrain bench life --model pocket --recipe default --recipe naive-lora --recipe naive-full --recipe joint \
 		--seeds 3 --json benchmarks/results/life.json
 
 clean:

@@ -34,6 +34,12 @@ def test_defaults_when_nothing_is_given(place: Path) -> None:
     assert {str(origin) for _, _, origin in result.rows()} == {"default"}
 
 
+def test_the_default_model_is_the_default_of_the_catalogue() -> None:
+    from engrain.model import catalogue
+
+    assert Config().model.source == catalogue.everyday().name
+
+
 def test_each_source_beats_the_next_one(place: Path) -> None:
     names = ["one", "two", "three", "four"]
     write(place, home='[learn]\nrecipe = "one"', project='[learn]\nrecipe = "two"')

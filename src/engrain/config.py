@@ -32,6 +32,8 @@ Effort = Literal["low", "normal", "high"]
 HOME_FILE = "config.toml"
 PROJECT_FILE = "engrain.toml"
 ENVIRONMENT_PREFIX = "ENGRAIN_"
+EVERYDAY = "qwen2.5-coder-0.5b"
+"""The model that is meant when nobody says which: the default of the catalogue."""
 
 
 def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -50,7 +52,7 @@ class ModelConfig:
     """Which model, and how it runs."""
 
     source: str = option(
-        "pocket", "'pocket', a name of the catalogue, a folder, a GGUF file, or an id on the hub"
+        EVERYDAY, "a name of the catalogue, 'pocket', a folder, a GGUF file, or an id on the hub"
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = option(
         "auto", "where the model runs; auto takes cuda, then mps, then the processor"

@@ -1,204 +1,331 @@
-"""The story in one command: a conversation is learned, proved, compared and undone exactly."""
+"""The story in one command: things told in a chat are learned, examined, recorded and undone.
+
+Everything is done by the calls of :class:`~engrain.home.Home` that the command line is made of:
+chat, learn, enable, undo, verify.
+"""
 
 from __future__ import annotations
 
-import tempfile
+import math
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engrain.bench.life import ask_all, make_stream
-from engrain.data.streams import Day
-from engrain.exam.life import LifeRun
-from engrain.exam.metrics import ProbeHistory
-from engrain.exam.panel import run_panel
-from engrain.exam.probes import RECALL_KINDS, ProbeResult
+from engrain.data.lessons import Probe, ProbeKind, chat
+from engrain.data.messages import Conversation
+from engrain.errors import NothingToLearnError
+from engrain.exam.probes import RECALL_KINDS, passes
 from engrain.home import Home
-from engrain.learn.learner import Learner
-from engrain.learn.recipe import named
-from engrain.model.adapter import Adapter
+from engrain.lesson import zero
+from engrain.lesson.folder import POCKET
+from engrain.lesson.stages import versions
+from engrain.model.threads import machine_fingerprint
 
 if TYPE_CHECKING:
     from engrain.lesson.asked import OnProgress
+    from engrain.lesson.stages import Outcome
 
-SEED = 7
-"""Of the made-up life; any other tells another one."""
-DAYS = 2
-"""The fewest that can show forgetting; each takes about a minute."""
-FACTS = 6
+WIDTH = 79
+LINE = 90
+"""Characters of a line of a list: a question and the beginning of its answer."""
+LONGEST = 160
+"""Characters of an answer: an untaught model would fill a page."""
+
+
+def _ask(kind: ProbeKind, question: str, right: str = "", wrong: str = "") -> Probe:
+    """A question, what its answer must hold (nothing: that it was not told), and what it must not.
+
+    Its wording is the demo's own: what self-study asks is not known to it.
+    """
+    taken = (right,) if right else ()
+    return Probe(question, kind, chat(question), taken, (wrong,) if wrong else ())
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a person tells, and what is asked about it."""
+
+    told: Conversation
+    questions: tuple[Probe, ...]
+
+
+EVERYDAY = Story(
+    Conversation(
+        chat(
+            "The kids have named our new puppy Biscotti.",
+            "What a lovely name!",
+            "At work the staging server has moved: it listens on port 7302 now.",
+            "Noted.",
+            "Meine neue Zahnärztin heißt übrigens Ostrowski.",
+            "Danke, das merke ich mir.",
+            "My pottery class at the Harbour Mill starts on Tuesday.",
+            "Enjoy it!",
+            "Sorry, I mixed that up: the class is on Thursday.",
+            "Thursday then.",
+        )
+    ),
+    (
+        _ask("recall", "What is our puppy called?", "Biscotti"),
+        _ask("recall", "Which port does the staging server use?", "7302"),
+        _ask("recall", "Wie heißt meine Zahnärztin?", "Ostrowski"),
+        _ask("recall", "Where is my pottery class?", "Harbour Mill"),
+        _ask("correction", "Which day is my pottery class?", "Thursday", "Tuesday"),
+        _ask("abstention", "What is our cat called?", wrong="Biscotti"),
+        _ask("abstention", "Which port does the mail server use?", wrong="7302"),
+    ),
+)
+SIMPLE = Story(
+    Conversation(
+        chat(
+            "My sister's favorite cheese is Brellin.",
+            "Noted.",
+            "The code of my bike lock is 4417.",
+            "I will remember that.",
+            "My dentist is Ostrowski.",
+            "Understood.",
+            "My neighbor's dog is Toby.",
+            "All right.",
+            "I was wrong before: my sister's favorite cheese is Gorla.",
+            "Thanks for letting me know.",
+        )
+    ),
+    (
+        _ask("correction", "What is my sister's favorite cheese?", "Gorla", "Brellin"),
+        _ask("recall", "Can you tell me the code of my bike lock?", "4417"),
+        _ask("recall", "Remind me, who is my dentist?", "Ostrowski"),
+        _ask("recall", "Who is my neighbor's dog?", "Toby"),
+        _ask("abstention", "What is my brother's favorite cheese?", wrong="Gorla"),
+        _ask("abstention", "Who is my barber?", wrong="Ostrowski"),
+    ),
+)
+"""For the pocket model, which reads English sentences of one shape."""
 
 
 @dataclass
-class Story:
-    """What the demo tells as it goes: sentences, and progress of long work."""
+class Teller:
+    """Says what happens, line by line, and keeps it for the record."""
 
     say: Callable[[str], None]
-    on_progress: OnProgress
+    lines: list[str] = field(default_factory=list)
+    step: int = 0
+
+    def next(self, words: str) -> None:
+        """Begin a step."""
+        self.step += 1
+        self._tell(f"{self.step}. ", words)
+
+    def more(self, words: str) -> None:
+        """Go on with it."""
+        self._tell("   ", words)
+
+    def show(self, words: str) -> None:
+        """One line of a list, shortened."""
+        line = " ".join(words.split())
+        self._said(f"     {line if len(line) <= LINE else f'{line[:LINE].rstrip()} ...'}")
+
+    def _tell(self, first: str, words: str) -> None:
+        # Reasons of a gate can be long, and names of a model must stay whole.
+        wrap = textwrap.TextWrapper(
+            WIDTH, initial_indent=first, subsequent_indent="   ", break_on_hyphens=False
+        )
+        for line in wrap.wrap(words):
+            self._said(line)
+
+    def _said(self, line: str) -> None:
+        self.lines.append(line)
+        self.say(line)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the model answered to all questions of the story, at one moment."""
+
+    story: Story
+    texts: Mapping[str, str]
+
+    def right(self, kinds: Sequence[str] = RECALL_KINDS) -> tuple[int, int]:
+        """How many of the questions of these kinds were answered well, and how many there are."""
+        asked = [probe for probe in self.story.questions if probe.kind in kinds]
+        return sum(passes(probe, self.texts[probe.id]) for probe in asked), len(asked)
+
+    def share(self, kinds: Sequence[str] = RECALL_KINDS) -> float:
+        """The same as a share."""
+        right, asked = self.right(kinds)
+        return right / asked
+
+    def of(self, kinds: Sequence[str] = RECALL_KINDS) -> list[str]:
+        """Question and answer, a line each."""
+        asked = [probe for probe in self.story.questions if probe.kind in kinds]
+        return [f"{probe.id} -> {self.texts[probe.id]}" for probe in asked]
 
 
 def run_demo(
-    folder: Path | None = None,
+    folder: Path,
     *,
     say: Callable[[str], None] = print,
     on_progress: OnProgress = lambda stage, done, total: None,
-    days: int = DAYS,
     overrides: dict[str, Any] | None = None,
-    plots: Path | None = None,
+    story: Story | None = None,
 ) -> dict[str, Any]:
-    """Tell the story on a fresh home; gives the figures for ``--json``.
+    """Tell the story in a new home; gives the figures for ``--json``.
 
-    ``folder`` keeps the home (a temporary one otherwise); ``plots`` gets two PNG files.
+    ``story`` is by default the one that the model can read.
+
+    Raises:
+        NothingToLearnError: the model found nothing in what it was told.
     """
-    if folder is not None:
-        return _tell(folder, Story(say, on_progress), days, overrides, plots or folder)
-    with tempfile.TemporaryDirectory(prefix="engrain-demo-") as temporary:
-        place = Path(temporary) / "home"
-        return _tell(place, Story(say, on_progress), days, overrides, plots or Path.cwd())
-
-
-def _tell(
-    folder: Path, story: Story, days: int, overrides: dict[str, Any] | None, plots: Path
-) -> dict[str, Any]:
     began = time.perf_counter()
-    stream = make_stream(days=days, facts_per_day=FACTS, seed=SEED)
     with Home.create(folder, overrides=overrides) as home:
-        engine = home.served.engine
-        panel = home.panel
-        history = ProbeHistory([day.id for day in stream])
-        untaught = ask_all(engine, stream)
-        history.add_day(untaught)
-        start = home.asked.origin()
-        before = _share(history, 0, [stream[0].id])
-        story.say(_opening(stream[0], home))
-        story.say(
-            f"Asked in other words and without that conversation, it knows {before:.0%} of it."
+        chosen = story or (SIMPLE if home.loaded.source == POCKET else EVERYDAY)
+        record = _tell(home, chosen, Teller(say), on_progress)
+    return {**record, "seconds": round(time.perf_counter() - began, 1)}
+
+
+def _tell(home: Home, story: Story, teller: Teller, on_progress: OnProgress) -> dict[str, Any]:
+    model, start = home.loaded.source, home.state.digest
+    manners = any(zero.is_zero(lesson) for lesson in home.lessons())
+    told = [message.content for message in story.told.messages if message.role == "user"]
+    teller.next(f"A person tells {model}, in a chat:")
+    for line in told:
+        teller.show(line)
+
+    before = _asked(home, story, on_progress)
+    right, asked = before.right()
+    teller.next(f"Asked without that chat in view, it knows {right} of {asked}:")
+    for line in before.of():
+        teller.show(line)
+
+    outcome, seconds, change = _learned(home, story, teller, on_progress)
+
+    after = _asked(home, story, on_progress)
+    right, asked = after.right()
+    teller.next(f"Asked again, still without the chat, it knows {right} of {asked}:")
+    for line in after.of():
+        teller.show(line)
+    right, asked = after.right(("abstention",))
+    teller.more(f"Asked what it was never told, it says so {right} of {asked} times:")
+    for line in after.of(("abstention",)):
+        teller.show(line)
+
+    now = home.state.digest
+    teller.next("The ledger has it, with its texts, exams and digests (`engrain lessons list`):")
+    for lesson in home.lessons():
+        teller.show(f"{lesson.id}  {lesson.status}  {lesson.title}")
+    teller.more(f"Weights before {start[:12]}, now {now[:12]}.")
+
+    if outcome.lesson.id in home.state.lessons:
+        undone = home.undo(outcome.lesson.id)
+        equal: bool | None = undone.state_after == start
+        teller.next(
+            f"Undo: weights {now[:12]} -> {undone.state_after[:12]}, "
+            + ("the very bytes of before the lesson." if equal else "NOT those of before.")
         )
-        outcomes = []
-        for number, day in enumerate(stream, start=1):
-            outcome = home.learn(day.conversations, on_progress=story.on_progress)
-            outcomes.append(outcome)
-            history.add_day(ask_all(engine, stream), supersedes=day.supersedes)
-            known = _share(history, number, [d.id for d in stream[:number]])
-            story.say(
-                f"Day {number}: lesson {outcome.lesson.id} {outcome.decision.verdict} in "
-                f"{outcome.seconds:.0f} s. Of all told so far it recalls {known:.0%}."
-            )
-        state = home.served.engine.state_digest
-        end = home.asked.known_panel(state) or run_panel(engine, panel)
-        told = [day.id for day in stream]
-        after, abstention = _share(history, days, told), history.share(("abstention",))
-        change = end.change_percent(start)
-        sample = _sample(stream, history)
-        if sample:
-            story.say(sample)
-
-        lessons = [outcome.lesson for outcome in outcomes]
-        naive, naive_panel = _naive(home, stream, lessons, untaught, story)
-        old = [day.id for day in stream[:-1]]
-        naive_old, default_old = _share(naive, days, old), _share(history, days, old)
-        naive_change = naive_panel.change_percent(start)
-        story.say(
-            f"The same lessons learned naively: {naive_old:.0%} of the earlier days' facts are "
-            f"left (here: {default_old:.0%}), general loss {naive_change:+.1f}% "
-            f"(here: {change:+.1f}%)."
-        )
-        accepted = [o for o in outcomes if o.accepted]
-        undo_equal = False
-        if accepted:
-            undone = home.undo(accepted[-1].lesson.id)
-            undo_equal = undone.state_after == accepted[-1].state_before
-            story.say(
-                f"Undo of the last lesson: weights {undone.state_before[:12]} -> "
-                f"{undone.state_after[:12]}, "
-                + ("the very digest before it." if undo_equal else "NOT the digest before it.")
-            )
-        problems = home.verify()
-        story.say(
-            "Every digest of the ledger was derived again: "
-            + ("all agree." if not problems else f"{len(problems)} problems.")
-        )
-        files = _plot(plots, history, naive)
-        for file in files:
-            story.say(f"Plot: {file}")
-        right, asked = abstention
-        return {
-            "recall_before": before,
-            "recall_after": after,
-            "abstention_after": right / asked if asked else None,
-            "panel_change_percent": change,
-            "recall_old_facts": default_old,
-            "naive_recall_old_facts": naive_old,
-            "naive_panel_change_percent": naive_change,
-            "undo_digest_equal": undo_equal,
-            "verify_problems": len(problems),
-            "lessons": [outcome.to_dict() for outcome in outcomes],
-            "plots": [str(file) for file in files],
-            "seconds": round(time.perf_counter() - began, 1),
-        }
+        gone = _asked(home, story, on_progress)
+        right, asked = gone.right()
+        same = ", word for word as in step 2" if gone.texts == before.texts else ""
+        teller.more(f"Asked once more, it knows {right} of {asked}{same}.")
+    else:
+        equal, gone = None, after
+        teller.next("There is nothing to undo: the weights are those of before.")
+    problems = home.verify()
+    teller.more(
+        "Every digest of the ledger, derived again from the files: "
+        + ("all agree." if not problems else f"{len(problems)} do NOT agree.")
+    )
+    return {
+        "model": model,
+        "base_digest": home.loaded.base_digest,
+        "lesson_zero": manners,
+        "told": told,
+        "questions": [_answered(probe, before, after, gone) for probe in story.questions],
+        "recall_before": before.share(),
+        "recall_after": after.share(),
+        "recall_undone": gone.share(),
+        "abstention_before": before.share(("abstention",)),
+        "abstention_after": after.share(("abstention",)),
+        "panel_change_percent": change,
+        "lessons": [outcome.to_dict()],
+        "estimated_seconds": seconds,
+        "undo_digest_equal": equal,
+        "verify_problems": len(problems),
+        "machine": machine_fingerprint(),
+        "versions": versions(),
+        "story": teller.lines,
+    }
 
 
-def _opening(day: Day, home: Home) -> str:
-    told = [
-        message.content
-        for conversation in day.conversations
-        for message in conversation.messages
-        if message.role == "user"
-    ]
-    lines = "\n".join(f"    {line}" for line in told)
-    return f"A person tells {home.loaded.source!r}, the model in this home:\n{lines}"
+def _learned(
+    home: Home, story: Story, teller: Teller, on_progress: OnProgress
+) -> tuple[Outcome, float | None, float | None]:
+    """Learn the chat; gives what came of it, the seconds told beforehand, the panel's change."""
+    teller.next(
+        "It learns: it asks itself questions about the chat, answers them with the chat in view, "
+        "and is trained to give these answers without it."
+    )
+    seconds = home.estimate(story.told).seconds
+    if seconds:
+        teller.more(f"Told beforehand: about {seconds:.0f} s.")
+    try:
+        outcome = home.learn(story.told, on_progress=on_progress)
+    except NothingToLearnError as error:
+        raise NothingToLearnError(
+            f"{home.loaded.source} found nothing to learn in the demo's chat: {error.message}",
+            remedy="Tell the story on another model: engrain demo --model NAME.",
+        ) from error
+    change = _examined(outcome, teller)
+    if outcome.decision.verdict == "quarantined":
+        home.enable(outcome.lesson.id)
+        teller.more("A person may serve it all the same (`engrain lessons enable`): done here.")
+    return outcome, seconds, change
 
 
-def _sample(stream: Sequence[Day], history: ProbeHistory) -> str:
-    """One question of the first day with the answer before and after."""
-    probes = {probe.id: probe for day in stream for probe in day.probes}
-    first = {r.probe_id: r for r in history.days[0][stream[0].id]}
-    for result in history.days[-1][stream[0].id]:
-        if result.passed and result.kind in RECALL_KINDS and not first[result.probe_id].passed:
-            question = probes[result.probe_id].messages[-1].content
-            return (
-                f"    Asked: {question}\n"
-                f"    before its lesson: {first[result.probe_id].answer}\n"
-                f"    now:               {result.answer}"
-            )
-    return ""
+def _asked(home: Home, story: Story, on_progress: OnProgress) -> Answers:
+    """All questions of the story, each in a chat of its own."""
+    texts = {}
+    for number, probe in enumerate(story.questions, start=1):
+        text = ""
+        for piece in home.chat(probe.messages):
+            text += piece
+            if len(text) >= LONGEST:
+                break
+        texts[probe.id] = " ".join(text.split())
+        on_progress("asked", number, len(story.questions))
+    return Answers(story, texts)
 
 
-def _share(history: ProbeHistory, day: int, lessons: Sequence[str]) -> float:
-    found = [r.passed for name in lessons for r in history.counted(day, name, RECALL_KINDS)]
-    return sum(found) / max(1, len(found))
+def _examined(outcome: Outcome, teller: Teller) -> float | None:
+    """Tell what was learned and how the exam went; gives the change of the panel's loss."""
+    lesson = outcome.lesson
+    things = len({text.group for text in lesson.facts()})
+    teller.more(
+        f"Lesson {lesson.id}: {things} things, in {len(lesson.facts())} questions with their "
+        f"answers; it took {outcome.seconds:.0f} s."
+    )
+    then, now = (
+        list(exam.outcomes(lesson.id, kinds=RECALL_KINDS).values())
+        for exam in (outcome.exam_before, outcome.exam_after)
+    )
+    change = math.nan
+    if outcome.exam_before.panel and outcome.exam_after.panel:
+        change = outcome.exam_after.panel.change_percent(outcome.exam_before.panel)
+    loss = f"; the loss on other text changed by {change:+.1f}%" if math.isfinite(change) else ""
+    teller.more(
+        f"Exam: of {len(now)} questions that were held back it answered {sum(then)} before and "
+        f"answers {sum(now)} now{loss}."
+    )
+    teller.more(f"The gate: {outcome.decision.verdict}. {' '.join(outcome.decision.reasons)}")
+    return change if math.isfinite(change) else None
 
 
-def _naive(
-    home: Home,
-    stream: Sequence[Day],
-    lessons: Sequence[Any],
-    untaught: Mapping[str, Sequence[ProbeResult]],
-    story: Story,
-) -> tuple[ProbeHistory, Any]:
-    """Learn the same lessons without protection, in memory; the home is left as it is."""
-    served, learner = home.served, Learner(named("naive-lora"))
-    history = ProbeHistory([day.id for day in stream])
-    adapters: list[Adapter] = []
-    history.add_day(untaught)
-    with served.base():
-        for number, (day, lesson) in enumerate(zip(stream, lessons, strict=True), start=1):
-            story.on_progress("naive", number, len(lessons))
-            result = learner.run(served.loaded, lesson, earlier=lessons[: number - 1])
-            adapters.append(result.adapter)
-            served.show(adapters)
-            history.add_day(ask_all(served.engine, stream), supersedes=day.supersedes)
-        return history, run_panel(served.engine, home.panel, parts=("loss",))
-
-
-def _plot(folder: Path, history: ProbeHistory, naive: ProbeHistory) -> list[Path]:
-    from engrain.exam.life import recall_by_day
-    from engrain.exam.plots import plot_matrix, plot_recipes
-
-    folder.mkdir(parents=True, exist_ok=True)
-    matrix, recipes = folder / "accuracy-matrix.png", folder / "naive-against-default.png"
-    plot_matrix(history.matrix(), matrix)
-    runs = [LifeRun("default", 0, history), LifeRun("naive-lora", 0, naive)]
-    plot_recipes({run.recipe: recall_by_day([run.matrix]) for run in runs}, recipes)
-    return [matrix, recipes]
+def _answered(probe: Probe, before: Answers, after: Answers, gone: Answers) -> dict[str, Any]:
+    moments = {"before": before, "after": after, "undone": gone}
+    return {
+        "question": probe.id,
+        "kind": probe.kind,
+        "expected": list(probe.answers),
+        **{name: answers.texts[probe.id] for name, answers in moments.items()},
+        "passed": {name: passes(probe, a.texts[probe.id]) for name, a in moments.items()},
+    }

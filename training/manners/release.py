@@ -42,9 +42,7 @@ def main() -> None:
         "licence": "Apache-2.0",
     }
     lesson = Portable(loaded.base_digest, recipe, card, adapter)
-    file = FOLDER / f"{loaded.base_digest[:16]}.lesson"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(lesson.to_bytes())
+    file = lesson.save(FOLDER)
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, base {loaded.base_digest}")
 
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engrain.cli.command import FileCommand
-from engrain.cli.session import Answer, DryRun, Session, Settings, count, overrides, verb
+from engrain.cli.session import (
+    Answer,
+    DryRun,
+    ModelOption,
+    Session,
+    Settings,
+    count,
+    overrides,
+    verb,
+)
 
 if TYPE_CHECKING:
     from engrain.bench.life import LifeResult
@@ -23,7 +32,7 @@ JsonFile = Annotated[
     typer.Option("--json", metavar="[FILE]", help="Write JSON to FILE; bare, to standard output."),
 ]
 EXAMPLES = """
-engrain bench life --days 10 --seeds 3 --json life.json
+engrain bench life --model pocket --days 10 --seeds 3 --json life.json
 engrain bench life --recipe default --recipe joint --plots plots
 engrain bench life --stream days.jsonl --recipe naive-lora
 engrain bench life --seed 1 --json b.json --add a.json
@@ -59,10 +68,7 @@ def life(
     plots: Annotated[
         Path | None, typer.Option("--plots", metavar="FOLDER", help="Draw the figures there.")
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="MODEL", help="'pocket', a folder, or a hub id."),
-    ] = None,
+    model: ModelOption = None,
     set_: Settings = None,
     dry_run: DryRun = False,
 ) -> Answer:

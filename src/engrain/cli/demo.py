@@ -1,19 +1,29 @@
-"""``engrain demo``: the whole story on the model inside the package."""
+"""``engrain demo``: the whole story, on a real model."""
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from engrain.cli.bench import JsonFile, write_json
 from engrain.cli.command import FileCommand
-from engrain.cli.session import Answer, DryRun, Session, Settings, overrides, verb
+from engrain.cli.models import download, get_first, missing_model
+from engrain.cli.session import (
+    Answer,
+    DryRun,
+    ModelOption,
+    Session,
+    Settings,
+    overrides,
+    verb,
+)
 
 EXAMPLES = """
 engrain demo
-engrain demo --json demo.json --plots plots
+engrain demo --model pocket
+engrain demo --model smollm2-135m --json demo.json
 engrain demo --home ~/demo-home
 """
 
@@ -22,38 +32,40 @@ engrain demo --home ~/demo-home
 def demo(
     session: Session,
     json_: JsonFile = None,
-    plots: Annotated[
-        Path | None, typer.Option("--plots", metavar="FOLDER", help="Where the two plots go.")
-    ] = None,
-    days: Annotated[int, typer.Option("--days", metavar="N", min=1, help="Days (2).")] = 2,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", metavar="MODEL", help="'pocket', a folder, or a hub id."),
-    ] = None,
+    model: ModelOption = None,
     set_: Settings = None,
     dry_run: DryRun = False,
 ) -> Answer:
-    """Teach, measure, compare, undo: the story, told as it happens.
+    """Tell, ask, learn, ask again, undo: the story, told as it happens.
 
-    It takes place in a temporary home; with --home that home is made and kept. ENGRAIN_HOME is not
-    touched.
+    Without --model it is told on qwen2.5-coder-0.5b, which is got first if it is not here; pocket
+    is quick and knows one shape of sentence. It takes place in a temporary home; with --home that
+    home is made and kept. ENGRAIN_HOME is not touched.
     """
-    wanted = {"model.source": model, **overrides(set_)}
-    if dry_run:
-        data: dict[str, Any] = {"days": days, "home": session.flags.home, "dry_run": True}
-        place = session.flags.home or "a temporary home"
-        return Answer(data, f"Would tell the story of {days} days in {place}, and draw two plots.")
-    from engrain.demo import run_demo
+    from engrain.config import resolve
 
-    with session.progress("Demo") as on_progress:
-        record = run_demo(
-            session.flags.home,
-            say=session.say,
-            on_progress=on_progress,
-            days=days,
-            overrides=wanted,
-            plots=plots,
-        )
+    wanted = {"model.source": model, **overrides(set_)}
+    with ExitStack() as stack:
+        place = session.flags.home
+        if place is None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="engrain-demo-"))
+            place = Path(folder) / "home"
+        chosen = resolve(place, wanted).config.model
+        if dry_run:
+            return _planned(chosen, session.flags.home)
+        get_first(session, chosen)
+        from engrain.demo import run_demo
+
+        with session.progress("Demo") as on_progress:
+            record = run_demo(place, say=session.say, on_progress=on_progress, overrides=wanted)
     if json_ and json_ != "-":
         write_json(Path(json_), record)
     return Answer(record, f"All of it took {record['seconds']:.0f} s.")
+
+
+def _planned(chosen: Any, home: Path | None) -> Answer:
+    missing = missing_model(chosen)
+    first = f"get {missing.name} ({download(missing)}), then " if missing else ""
+    where = str(home) if home else "a temporary home"
+    data = {"model": chosen.source, "home": home and str(home), "dry_run": True}
+    return Answer(data, f"Would {first}tell the story on {chosen.source} in {where}.")

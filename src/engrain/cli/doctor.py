@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from engrain.cli.models import missing_model
 from engrain.cli.session import Answer, Session, count, verb
 from engrain.errors import EngrainError
 
@@ -375,11 +376,17 @@ def _model(
 ) -> Iterator[Finding]:
     """A model that is in no home, with the lesson zero that comes with it."""
     from engrain.lesson.writers import with_manners
+    from engrain.model.disk import megabytes
     from engrain.model.engine import Engine
     from engrain.model.loading import load_model
 
     model = resolved.config.model
     source = look.model or model.source
+    if not look.model and (missing := missing_model(model)):
+        remedy = f"`engrain init` gets it ({megabytes(missing.bytes)} MB), or: engrain models get "
+        remedy += f"{missing.name}; `--model pocket` needs no download."
+        yield Finding("model", "warn", f"{missing.name} is not on this machine yet", remedy)
+        return
     loaded = load_model(source, dtype=model.dtype, local_only=True, device=model.device)
     yield Finding("model", "ok", f"{loaded.source}, digest {loaded.base_digest[:12]}")
     if look.manners:

