@@ -123,7 +123,10 @@ def test_a_verdict_is_yes_for_what_stands_alone() -> None:
 
 def test_the_assistants_guess_is_not_learned() -> None:
     guesses = [
-        m for talk, begun in TALKS for m in talk.messages[:begun] if not m["loss"] and m["role"] != "user"
+        m
+        for talk, begun in TALKS
+        for m in talk.messages[:begun]
+        if not m["loss"] and m["role"] != "user"
     ]
     assert guesses and all(re.match("Maybe|Perhaps|I guess|Is it", m["content"]) for m in guesses)
 

@@ -19,7 +19,7 @@ from training.pocket.optim import Optimiser, orthogonalise
 from training.pocket.recentre import recentre
 from training.pocket.store import CHAT_TEMPLATE, digest, hf_config, save_checkpoint
 from training.pocket.tokenizer import train_tokenizer
-from training.pocket.train import Progress, Trainer, learning_share, parse
+from training.pocket.train import RECENT, Progress, Trainer, learning_share, parse
 
 TINY = Shape(vocab=300, width=64, layers=2, heads=2, head_dim=32, ffn=96)
 SIZES = {"vocab": 300, "width": 64, "layers": 2, "heads": 2, "head_dim": 32, "ffn": 96}
@@ -225,6 +225,23 @@ def test_decay_on_request(folder: Path, tmp_path: Path) -> None:
     run(folder, out, "--steps", "5")
     done = run(folder, out)
     assert done.progress.tokens == 4 * 256 + 768
+
+
+def test_minutes_end_with_a_whole_decay(folder: Path, tmp_path: Path) -> None:
+    """The decay begins where the steps that are left take what is left of the time."""
+    out = tmp_path / "run"
+    done = run(folder, out, "--tokens", "9000000", "--decay-tokens", "90000", "--minutes", "0.02")
+    p = done.progress
+    assert RECENT <= p.step < 1000 and p.decay_from >= RECENT * 256
+    assert p.tokens == p.decay_from + p.decay_over
+    assert json.loads((out / "curve.jsonl").read_text().splitlines()[-1])["final"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_computes_in_the_type_that_is_asked(folder: Path, tmp_path: Path, dtype: str) -> None:
+    done = run(folder, tmp_path / "run", "--steps", "2", "--dtype", dtype)
+    assert done.work["0.qkv"].dtype == done.model.residual == getattr(torch, dtype)
+    assert all(p.dtype == torch.float32 for p in done.optimiser.master.values())
 
 
 def test_export_loads(folder: Path, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def ask_for(talk: Talk) -> None:
         r = rng.random()
         if left and (r < 0.45 or most == "claims") and most != "verdict":
             claims(talk, left.pop())
-        elif most == "verdict" and r < 0.75 or not talk.told or r < 0.5:
+        elif (most == "verdict" and r < 0.75) or not talk.told or r < 0.5:
             verdict(talk)
         elif most == "verdict" or r < 0.62:
             _question(talk)

@@ -44,9 +44,11 @@ _SUPPOSED = parts("""
 """)
 _OPEN = parts("""
     I have not decided whether {s}. | I do not know yet whether {s}. | Nobody knows whether {s}.
-    I hope that one day {s}. | Maybe one day {s}, but nothing is decided. | Perhaps {s}, perhaps not.
+    I hope that one day {s}. | Maybe one day {s}, but nothing is decided.
+    Perhaps {s}, perhaps not.
     I am not sure whether {s}. | It is not clear whether {s}. | We will see whether {s}.
-    Maybe {s}, maybe not. | Some day I want to say that {s}. | I am still thinking about whether {s}.
+    Maybe {s}, maybe not. | Some day I want to say that {s}.
+    I am still thinking about whether {s}.
 """)
 _HEARD = parts("""
     {Who} {said} that {s}, but {but}. | {Who} {said} that {s}. But {but}.
@@ -62,8 +64,9 @@ _DENIED = parts("""
     I almost said that {s}, but {but}.
 """)
 _MADE_UP = parts("""
-    I dreamed that {s}. | Last night I dreamed that {s}. | In my dream, {s}. | In a funny dream, {s}.
-    In the story that I am writing, {s}. | In a story that I read, {s}. | In a game that I play, {s}.
+    I dreamed that {s}. | Last night I dreamed that {s}. | In my dream, {s}.
+    In a funny dream, {s}. | In the story that I am writing, {s}. | In a story that I read, {s}.
+    In a game that I play, {s}.
     In the game we said that {s}. | For fun I told {who} that {s}, but {but}.
     I said as a joke that {s}. | As a joke, {who} wrote that {s}. | In the movie, {s}.
     I made up that {s}. | The children pretended that {s}.
