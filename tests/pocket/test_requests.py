@@ -60,6 +60,12 @@ def test_a_request_stands_after_the_talk_as_self_study_sends_it() -> None:
         view = [Message(m["role"], m["content"]) for m in talk.messages[:begun]]
         assert in_context(view, "x")[:-1] == view
         assert view[0].role == "user"
+        assert talk.messages[begun]["branch"] and not any(
+            "branch" in m for m in talk.messages[:begun]
+        )
+        for place, message in enumerate(talk.messages[begun:]):
+            if message["content"].startswith(tuple(BEGINS.values())):
+                assert message["branch"] and place % 2 == 0
 
 
 def test_claims_are_what_a_message_tells_and_stand_in_it() -> None:

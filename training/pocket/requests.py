@@ -2,8 +2,8 @@
 
 Someone tells things as in all dialogues; more often than there, something is said that is not told
 (`traps`). Then come the requests, in the very words that self-study sends: nothing stands before
-the talk, no worked example, each request is one turn of the user. Among them stand questions, since
-the same reader answers them.
+the talk, no worked example, and each request is the one turn after it, so the dialogue branches
+there. Among them are questions, since the same reader answers them.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ TRAP_SHARE = 0.5
 """Dialogues in which something is said and not told."""
 GROWN_SHARE = 0.35
 """Wordings whose frame is grown instead of listed."""
-MOST = (0.4, 0.25, 0.35)
-"""Shares of dialogues that ask first for all claims, for little but verdicts, and for anything: a
-list of claims is what all else stands on, and a verdict is one token among many of lists."""
+CLAIMS_FIRST = 0.65
+"""How often the next request is one for claims, while there are messages left."""
+SHARES = (0.46, 0.2, 0.16, 0.18)
+"""Of the other requests: verdicts, wordings, near misses, plain questions."""
 _COUNTS = (1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8)
 
 
@@ -83,25 +84,27 @@ def nothing(talk: Talk) -> None:
 
 # ---------------------------------------------------------------------------- requests
 def ask_for(talk: Talk) -> None:
-    """Requests and questions until the budget is used."""
+    """Requests and questions until the budget is used, each a branch of its own after the talk.
+
+    In one row behind one another an answer could be read from the one before.
+    """
     rng = talk.rng
     places = [i for i, m in enumerate(talk.messages) if m["role"] == "user"]
     left = [i for i in rng.sample(places, len(places)) if i in talk.tells or rng.random() < 0.35]
-    most = rng.choices(("claims", "verdict", "all"), MOST)[0]
-    count, few = 0, rng.random() < 0.2 or not talk.told
-    while count < 1 or (talk.room > 40 and not (few and count > 1)):
-        count += 1
-        r = rng.random()
-        if left and (r < 0.45 or most == "claims") and most != "verdict":
+    asked = 0
+    while asked < 2 or talk.room > 40:
+        begun = len(talk.messages)
+        if left and rng.random() < CLAIMS_FIRST:
             claims(talk, left.pop())
-        elif (most == "verdict" and r < 0.75) or not talk.told or r < 0.5:
+        elif talk.told:
+            rng.choices((verdict, wordings, near, _question), SHARES)[0](talk)
+        elif asked < 3:
             verdict(talk)
-        elif most == "verdict" or r < 0.62:
-            _question(talk)
-        elif r < 0.84:
-            wordings(talk)
         else:
-            near(talk)
+            break
+        if len(talk.messages) > begun:
+            talk.messages[begun]["branch"] = True
+            asked += 1
 
 
 def claims(talk: Talk, place: int) -> None:

@@ -122,7 +122,7 @@ class Trainer:
 
     def _loss(self, model: Lean, batch: Batch) -> torch.Tensor:
         ids, where = torch.from_numpy(batch.ids), torch.from_numpy(batch.where)
-        return model.loss(self.work, ids, batch.lengths, where)
+        return model.loss(self.work, ids, batch.docs, where)
 
     def _schedule(self) -> bool:
         """Start the decay if it is time or asked for; whether the run is over."""
@@ -223,7 +223,7 @@ def join(docs: list[Doc]) -> Batch:
     """Documents -> one batch."""
     return Batch(
         np.concatenate([d.ids for d in docs]).astype(np.int64),
-        [len(d) for d in docs],
+        [d.parts for d in docs],
         np.flatnonzero(np.concatenate([d.loss for d in docs])),
     )
 
