@@ -140,7 +140,8 @@ def test_dialogues_are_well_formed(kind: str) -> None:
         for message in messages:
             text = message["content"]
             assert text and not re.search(r"[{}]|  |(?<!\.)\.\.(?!\.)", text), text
-            assert message["loss"] or message["role"] != "assistant"
+            if kind != "requests":  # there the assistant guesses, and is wrong
+                assert message["loss"] or message["role"] != "assistant"
             if message["role"] == "user" and message["loss"]:
                 assert len(text) < 220
 

@@ -19,7 +19,7 @@ from training.pocket.optim import Optimiser, orthogonalise
 from training.pocket.recentre import recentre
 from training.pocket.store import CHAT_TEMPLATE, digest, hf_config, save_checkpoint
 from training.pocket.tokenizer import train_tokenizer
-from training.pocket.train import Progress, Trainer, learning_share, parse
+from training.pocket.train import RECENT, Progress, Trainer, learning_share, parse
 
 TINY = Shape(vocab=300, width=64, layers=2, heads=2, head_dim=32, ffn=96)
 SIZES = {"vocab": 300, "width": 64, "layers": 2, "heads": 2, "head_dim": 32, "ffn": 96}
@@ -71,7 +71,7 @@ def test_lean_equals_transformers() -> None:
     lengths = [2 * BLOCK + 40, 30]
     ids = torch.randint(4, TINY.vocab, (sum(lengths),))
     where = torch.cat([torch.arange(1, lengths[0], 3), lengths[0] + torch.arange(1, 30)])
-    loss = lean.loss(work, ids, lengths, where)
+    loss = lean.loss(work, ids, [(n,) for n in lengths], where)
     loss.backward()
     labels = torch.full_like(ids, -100)
     labels[where] = ids[where]
@@ -84,6 +84,35 @@ def test_lean_equals_transformers() -> None:
     for name, p in reference.named_parameters():
         assert p.grad is not None
         torch.testing.assert_close(grads[name], p.grad, rtol=1e-3, atol=2e-5)
+
+
+def test_branches_are_documents_that_share_their_trunk() -> None:
+    """Loss and gradients of one document with branches are those of a document for each."""
+    torch.manual_seed(1)
+    params = init_params(TINY, 1)
+    lean = Lean(TINY, dtype=torch.float64, residual=torch.float64)
+    lean.cos, lean.sin = lean.cos.double(), lean.sin.double()
+    trunk, ends = torch.randint(4, 300, (BLOCK + 150,)), torch.randint(4, 300, (3, 40))
+    found = []
+    for whole in (True, False):
+        work = lean.working_copy({name: p.double() for name, p in params.items()})
+        if whole:
+            ids = torch.cat([trunk, *ends])
+            docs: list[tuple[int, ...]] = [(len(trunk), 40, 40, 40), (40,)]
+            first = [len(trunk) + 40 * i for i in range(3)]
+        else:
+            ids = torch.cat([torch.cat([trunk, end]) for end in ends])
+            docs = [(len(trunk) + 40,)] * 3 + [(40,)]
+            first = [len(trunk) + (len(trunk) + 40) * i for i in range(3)]
+        ids = torch.cat([ids, ends[0]])
+        where = torch.cat([torch.arange(at + 1, at + 40) for at in (*first, len(ids) - 40)])
+        loss = lean.loss(work, ids, docs, where)
+        loss.backward()
+        found.append((loss.detach(), {n: w.grad for n, w in work.items()}))
+    (one, grads), (other, expected) = found
+    torch.testing.assert_close(one, other)
+    for name, grad in expected.items():
+        torch.testing.assert_close(grads[name], grad, rtol=1e-4, atol=1e-7, msg=name)
 
 
 def test_hf_names_round_trip() -> None:
@@ -156,6 +185,18 @@ def test_encoding_equals_chat_template(folder: Path, encoder: Encoder) -> None:
     assert tokenizer.decode(doc.ids[doc.loss]) == learned
 
 
+def test_branches_begin_at_their_messages(encoder: Encoder) -> None:
+    said = talk(random.Random(1))
+    more = [m | {"branch": m["role"] == "user"} for m in talk(random.Random(2))]
+    whole, trunk, *rest = encoder.dialogues([said + more, said, *(more[i : i + 2] for i in (0, 2))])
+    assert whole.parts[0] == len(trunk) and len(whole.parts) == 1 + len(more) // 2
+    assert whole.parts[1] == len(rest[0])
+    cut = whole.cut(0, len(trunk) + 3)
+    assert cut.parts == (len(trunk), 3) and whole.cut(0, len(trunk)).parts == (len(trunk),)
+    with pytest.raises(ValueError, match="trunk"):
+        whole.cut(1, 9)
+
+
 def test_pieces_end_at_messages(encoder: Encoder) -> None:
     messages = mark_loss([{"role": "user", "content": "Is it so?"}] * 20)
     [doc] = encoder.dialogues([messages])
@@ -173,8 +214,8 @@ def test_batches(folder: Path, encoder: Encoder) -> None:
     shares: dict[str, int] = {}
     for step in range(60):
         batch = corpus.batch(step)
-        assert len(batch.ids) == sum(batch.lengths) == 512
-        starts = np.cumsum([0, *batch.lengths[:-1]])
+        assert len(batch.ids) == sum(map(sum, batch.docs)) == 512
+        starts = np.cumsum([0, *map(sum, batch.docs[:-1])])
         assert not np.isin(batch.where, starts).any()
         for name, n in batch.shares.items():
             shares[name] = shares.get(name, 0) + n
@@ -225,6 +266,23 @@ def test_decay_on_request(folder: Path, tmp_path: Path) -> None:
     run(folder, out, "--steps", "5")
     done = run(folder, out)
     assert done.progress.tokens == 4 * 256 + 768
+
+
+def test_minutes_end_with_a_whole_decay(folder: Path, tmp_path: Path) -> None:
+    """The decay begins where the steps that are left take what is left of the time."""
+    out = tmp_path / "run"
+    done = run(folder, out, "--tokens", "9000000", "--decay-tokens", "90000", "--minutes", "0.02")
+    p = done.progress
+    assert RECENT <= p.step < 1000 and p.decay_from >= RECENT * 256
+    assert p.tokens == p.decay_from + p.decay_over
+    assert json.loads((out / "curve.jsonl").read_text().splitlines()[-1])["final"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_run_computes_in_the_type_that_is_asked(folder: Path, tmp_path: Path, dtype: str) -> None:
+    done = run(folder, tmp_path / "run", "--steps", "2", "--dtype", dtype)
+    assert done.work["0.qkv"].dtype == done.model.residual == getattr(torch, dtype)
+    assert all(p.dtype == torch.float32 for p in done.optimiser.master.values())
 
 
 def test_export_loads(folder: Path, tmp_path: Path) -> None:

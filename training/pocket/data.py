@@ -15,6 +15,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +27,41 @@ Generate = Callable[[random.Random, int], list[Message]]
 
 @dataclass(frozen=True)
 class Doc:
-    """One document: token ids [n] and, for each token, whether predicting it is to be learned."""
+    """One document: token ids [n] and, for each token, whether predicting it is to be learned.
+
+    `branches` are where its branches begin, none in most documents.
+    """
 
     ids: np.ndarray  # int32 [n]
     loss: np.ndarray  # bool [n]
+    branches: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """The lengths of its trunk and of its branches."""
+        return tuple(b - a for a, b in pairwise((0, *self.branches, len(self))))
+
     def cut(self, start: int, stop: int) -> Doc:
-        """Tokens `start` to `stop`; nothing predicts the first token."""
+        """Tokens `start` to `stop`; nothing predicts the first token.
+
+        Of a document with branches only the first tokens can be had.
+        """
+        if start and self.branches:
+            raise ValueError("a branch can't be told without its trunk")
         loss = self.loss[start:stop].copy()
         loss[:1] = False
-        return Doc(self.ids[start:stop], loss)
+        return Doc(self.ids[start:stop], loss, tuple(b for b in self.branches if b < stop))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Documents behind one another: ids [T], their lengths, and the positions with loss [N]."""
+    """Documents behind one another: ids [T], their parts, and the positions with loss [N]."""
 
     ids: np.ndarray
-    lengths: list[int]
+    docs: list[tuple[int, ...]]
     where: np.ndarray
     shares: dict[str, int] = field(default_factory=dict)  # tokens by source
 
@@ -61,11 +76,16 @@ class Encoder:
         self.start = tokenizer.token_to_id("<|im_start|>")
 
     def dialogues(self, batch: Sequence[Sequence[Message]]) -> list[Doc]:
-        """Dialogues whose messages carry `loss` -> documents; the content and its end count."""
-        texts, spans = [], []
+        """Dialogues whose messages carry `loss` -> documents; the content and its end count.
+
+        A branch begins at each message with `branch`: it goes on from before the first of them.
+        """
+        texts, spans, forks = [], [], []
         for messages in batch:
-            at, parts, span = 0, [], []
+            at, parts, span, fork = 0, [], [], []
             for m in messages:
+                if m.get("branch"):
+                    fork.append(at)
                 head = f"<|im_start|>{m['role']}\n"
                 body = f"{m['content']}<|im_end|>"
                 if m["loss"]:
@@ -74,14 +94,16 @@ class Encoder:
                 at += len(parts[-1])
             texts.append("".join(parts))
             spans.append(span)
+            forks.append(fork)
         docs = []
-        for enc, span in zip(self._encode(texts), spans, strict=True):
+        for enc, span, fork in zip(self._encode(texts), spans, forks, strict=True):
             starts = np.array([o[0] for o in enc.offsets], dtype=np.int64)
             loss = np.zeros(len(starts), dtype=bool)
             for a, b in span:
                 loss[np.searchsorted(starts, a) : np.searchsorted(starts, b)] = True
             loss[:1] = False
-            docs.append(Doc(np.array(enc.ids, dtype=np.int32), loss))
+            branches = tuple(int(at) for at in np.searchsorted(starts, fork))
+            docs.append(Doc(np.array(enc.ids, dtype=np.int32), loss, branches))
         return docs
 
     def text(self, text: str) -> np.ndarray:
@@ -222,7 +244,7 @@ class Corpus:
         limit = self.mix.seq * (2 if rng.random() < self.mix.long_fraction else 1)
         hint = int(limit * rng.uniform(0.3, 1.0))
         doc = self.encoder.dialogues([self.generate(rng, hint)])[0]
-        return self.encoder.pieces(doc, limit)[0]
+        return doc.cut(0, limit) if doc.branches else self.encoder.pieces(doc, limit)[0]
 
     def _join(self, docs: list[tuple[str, Doc]], rng: random.Random) -> Batch:
         """Exactly `mix.tokens` tokens: cut what is too much, fill what is missing."""
@@ -239,7 +261,7 @@ class Corpus:
             room -= len(doc)
         return Batch(
             np.concatenate([d.ids for d in out]).astype(np.int64),
-            [len(d) for d in out],
+            [d.parts for d in out],
             np.flatnonzero(np.concatenate([d.loss for d in out])),
             shares,
         )

@@ -99,3 +99,19 @@ CORRECTIONS = (
     "Things are different: {s}. Drop {o} from your notes.",
     "I no longer stand by {o}: {s}.",
 )
+
+# Said and not told (see `traps`): supposed, heard, dreamed, denied, asked.
+TRAPS = (
+    "Were it so that {s}, what would change?",
+    "For the sake of argument, assume {s}.",
+    "My horoscope insists that {s}, which is rubbish.",
+    "My cousin made a bet that {s} and lost it.",
+    "In a parallel universe, {s}.",
+    "A quiz show had it that {s}, but they got it wrong.",
+    "I was tempted to answer that {s}, yet it is false.",
+    "Hypothetically speaking, {s}.",
+    "Some gossip has it that {s}, and none of it is right.",
+    "I might say next year that {s}, but that is up in the air.",
+    "Can you believe that the paper printed that {s}? They had to withdraw it.",
+    "Contrary to what you may think, it is untrue that {s}.",
+)

@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from engrain.model.hardware import default_compute
+from engrain.study.requests import pairs_of
+
 UNKNOWN = (
     "don't know", "do not know", "don't think you", "do not think you", "haven't told",
     "have not told", "haven't mentioned", "have not mentioned", "didn't tell", "did not tell",
@@ -36,8 +39,24 @@ def says_unknown(text: str) -> bool:
     return any(u in plain for u in UNKNOWN)
 
 
+def lists(answer: str, listed: Sequence[Sequence[str]]) -> bool:
+    """Whether the lines of an answer are those wanted: the value, and words of the question."""
+    pairs = pairs_of(answer)
+    return len(pairs) == len(listed) and all(
+        any(
+            value.casefold() == said.casefold() and all(contains(asked, word) for word in words)
+            for asked, said in pairs
+        )
+        for value, *words in listed
+    )
+
+
 def passes(answer: str, probe: dict[str, Any]) -> bool:
     """Whether an answer is right."""
+    if probe["kind"] in ("claims", "nothing"):
+        return lists(answer, probe["listed"])
+    if probe["kind"] in ("so", "not so"):
+        return [answer.strip().rstrip(".").casefold()] == probe["answers"]
     if any(contains(answer, n) for n in probe["not_answers"]):
         return False
     if probe["kind"] == "abstention":
@@ -87,25 +106,38 @@ def evaluate(
     generator: str = "training.pocket.generator",
     samples: int = 0,
     halves: Sequence[str] = ("train", "development"),
+    requests: bool = True,
 ) -> dict[str, Any]:
     """Fractions of right answers by relations and kind of question.
 
-    The held-out half is not looked at unless it is named: what is looked at while the training
-    data is made is held out no longer.
+    With `requests` also those of self-study: lists of what a message tells ("claims", "nothing"),
+    and verdicts ("so", "not so"). The held-out half is not looked at unless it is named: what is
+    looked at while the training data is made is held out no longer.
     """
-    exam = importlib.import_module(generator).exam
+    module = importlib.import_module(generator)
     out: dict[str, Any] = {}
     for relations in halves:
-        probes = exam(random.Random(seed), relations=relations, facts=facts, n=n)
+        probes = module.exam(random.Random(seed), relations=relations, facts=facts, n=n)
         said = answers(model, tokenizer, probes)
+        if requests:
+            asked = module.request_exam(random.Random(seed), relations, facts, n)
+            probes += asked
+            said += answers(model, tokenizer, asked, new=96)
         right = [passes(a, p) for a, p in zip(said, probes, strict=True)]
         for kind in sorted({p["kind"] for p in probes}):
             marks = [r for r, p in zip(right, probes, strict=True) if p["kind"] == kind]
             out[f"{relations}/{kind}"] = round(sum(marks) / len(marks), 3)
-        for p, a, r in list(zip(probes, said, right, strict=True))[:samples]:
-            expected = p["answers"] if p["kind"] != "abstention" else "(unknown)"
+        rows = list(zip(probes, said, right, strict=True))
+        for p, a, r in [*rows[:samples], *(rows[n : n + samples] if requests else ())]:
+            expected = p.get("listed") or p["answers"] or "(unknown)"
             print(f"{'+' if r else '-'} {p['messages'][-1]['content']!r} {expected} -> {a!r}")
     return out
+
+
+def compute_type() -> torch.dtype:
+    """bf16 where the processor multiplies it, else fp32: emulated, bf16 is several times slower."""
+    kind: torch.dtype = getattr(torch, default_compute())
+    return kind
 
 
 def evaluate_params(
@@ -121,8 +153,7 @@ def evaluate_params(
     from training.pocket.lean import to_hf
     from training.pocket.store import CHAT_TEMPLATE, hf_config
 
-    model: Any = LlamaForCausalLM(hf_config(shape))
-    model.bfloat16()
+    model: Any = LlamaForCausalLM(hf_config(shape)).to(compute_type())
     model.load_state_dict(to_hf(params, shape, torch.bfloat16), strict=False)
     model.tie_weights()
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 3
@@ -144,7 +175,7 @@ def main() -> None:
     p.add_argument("--samples", type=int, default=0, help="show so many answers")
     args = p.parse_args()
     torch.set_num_threads(args.threads)
-    model = AutoModelForCausalLM.from_pretrained(args.folder, dtype=torch.bfloat16).eval()
+    model = AutoModelForCausalLM.from_pretrained(args.folder, dtype=compute_type()).eval()
     tokenizer = AutoTokenizer.from_pretrained(args.folder)
     result = evaluate(
         model,

@@ -24,7 +24,8 @@ OPEN_SHARE = 0.6
 PIECED_SHARE = 0.25
 
 
-def _parts(text: str) -> tuple[str, ...]:
+def parts(text: str) -> tuple[str, ...]:
+    """The parts of a text between bars and line ends."""
     return tuple(part.strip() for part in text.replace("\n", "|").split("|") if part.strip())
 
 
@@ -48,7 +49,7 @@ def pieced(rng: random.Random) -> str:
             return word
 
 
-_OPENINGS = _parts("""
+_OPENINGS = parts("""
     Believe it or not | As it happens | Between you and me | For what it is worth | To be clear
     To be exact | In short | Long story short | Before I forget | While we are at it
     Speaking of it | Since we are talking | In case it matters | In case you need it
@@ -67,11 +68,11 @@ _OPENINGS = _parts("""
     If you must know | If it helps | If you want to know | If you are interested
     Not many know it
 """)
-_TELLERS = _parts("""
+_TELLERS = parts("""
     I | We | I | I | They | My {x} | Our {x} | The {x} | Everyone | People | Some people
     The papers
 """)
-_TELL = _parts("""
+_TELL = parts("""
     say | said | believe | think | know | noticed | found out | heard | read | learned | guess
     suppose | discovered | decided | remember | wrote | announced | confirmed | admitted
     explained | insist | swear | told them | are sure | can confirm | can say | could swear
@@ -82,12 +83,12 @@ _TELL = _parts("""
     forgot to say | meant to say | meant to tell you | should have said | should tell you
     would say | like to say | often say | just found out
 """)
-_PLEAS = _parts("""
+_PLEAS = parts("""
     remember | keep | save | store | record | memorize | write down | note down | hold on to
     learn | take down | keep in memory | do not lose | never forget | mark down | file away | log
     register | make a note | be sure to remember | try to remember | always remember | think of it
 """)
-_ASIDES = _parts("""
+_ASIDES = parts("""
     by the way | you see | you know | believe me | I think | I guess | of course | for sure
     as always | if you ask me | as far as I know | in fact | to be exact | no doubt | oddly enough
     it seems | thank goodness | I must say | as I said | just like that | since last year
@@ -95,7 +96,7 @@ _ASIDES = _parts("""
     so keep it | so write it down | just that you know | and nobody else knows | strange as it is
     happily | sadly | naturally
 """)
-_THAT = _parts("""
+_THAT = parts("""
     It is true that | It is important that | It is useful to know that | It is good to know that
     It is funny that | It is strange that | It is no secret that | It is nice that
     It is a fact that | It is clear that | It is known that | It was decided that
@@ -108,27 +109,27 @@ _THAT = _parts("""
     You can see that | You could say that | There is no doubt that | There is this: | I have news:
     Rumor has it that
 """)
-_COPULAS = _parts("""
+_COPULAS = parts("""
     is | is | is | would be | will be | has to be | must be | can only be | has always been
     turned out to be | remains | is simply | is just | is really | is still | is definitely
     is surely | is now | is probably | is always | goes by | equals | is none other than
     is exactly | became | has become | is actually | is and stays | is known as | is said to be
     is clearly | is of course | is officially | has been
 """)
-_TOPICS = _parts("""
+_TOPICS = parts("""
     Regarding | Concerning | With regard to | On the subject of | Speaking of | On to | Now to
     Next comes | Talking about | Turning to | In the matter of | In the case of | Back to
     One word on | A word about | And then there is | Think of | Take | Look at | Consider
     Here is something on | Something about
 """)
-_ITS = _parts("""
+_ITS = parts("""
     it is {v} | that is {v} | the answer is {v} | {v} is right | it would be {v} | I have {v}
     say {v} | put down {v} | it must be {v} | you can write {v} | that is {v}, of course
     we settled on {v} | I went with {v} | the choice is {v} | it will be {v} | nothing but {v}
     simply {v} | only {v}
 """)
 
-_CALLS = _parts("""
+_CALLS = parts("""
     Hey | Hi | Hello | Okay | Well | So | Now | Right | Hm | Um | Oh | Listen | Look | Say
     Dear friend | Come on | Think | Think hard | Be honest | Be quick | Quickly | Slowly
     One moment | Wait | Sorry | Pardon me | Excuse me | Please | Tell me | Answer me | Help me
@@ -140,22 +141,22 @@ _CALLS = _parts("""
     If you still know | Without looking | As a test | In your own words | After all I said
     Going by what I said | As I told you | From memory | Back to business
 """)
-_CAN = _parts("""
+_CAN = parts("""
     Can you | Could you | Will you | Would you | Can you please | Could you kindly
     May I ask you to
 """)
-_GIVE = _parts("""
+_GIVE = parts("""
     tell me | say | remind me | repeat | let me know | find out | check | confirm | explain
     write | show me | work out | think of | bring back | recall | share | read out | recite | type
     spell out | tell us | tell my {x} | give the answer to | help me with | put in words
     say out loud | say once more
 """)
-_ENDS = _parts("""
+_ENDS = parts("""
     please | for me | again | once more | now | today | if you can | one more time | quickly
     in short | right away | in one sentence | by any chance | for us | for my {x} | this time
     before I go
 """)
-_WISH = _parts("""
+_WISH = parts("""
     I need to know | I want to hear | I wish to know | I would love to know | I was hoping to hear
     I am trying to remember | I am trying to think of | I have to know | I must know
     I should know | I have no clue | I am not sure | I am unsure | I do not remember
@@ -167,13 +168,13 @@ _WISH = _parts("""
     It would help to know | It is time to say | It is important to know | Nobody here knows
     Tell the {x} | Show the {x} | Teach my {x} | Explain to us | Now tell everyone | Let us hear
 """)
-_OTHERS = _parts("""
+_OTHERS = parts("""
     My {x} asks | My {x} wants to know | The {x} asked me | A {x} would like to know | They ask
     They want to know | We all want to know | Everybody asks | The form asks | The letter asks
     My boss wants to know | A friend is asking | My family asks me | The {x} needs to know
     We wonder
 """)
-_SITUATIONS = _parts("""
+_SITUATIONS = parts("""
     I am filling in a form. | I am writing a letter. | I am making a list.
     I have to tell my {x}. | I am on the phone. | I am in a hurry. | I lost my notes.
     My head is empty. | I am getting old. | I have a question. | This one is easy.
@@ -184,7 +185,7 @@ _SITUATIONS = _parts("""
     Okay. | Let us go on. | Let us continue. | Let me think. | Here it comes. | Are you ready?
     One more.
 """)
-_OF_NOUN = _parts("""
+_OF_NOUN = parts("""
     What is {n} {z}? | Which is {n}? | What would {n} be? | What could {n} be?
     What should {n} be? | What exactly is {n}? | {N}, what is it? | {N}, what was that?
     {N}, do you know it? | Say {n}. | What about {n}, do you know? | Do you have {n} on file?
@@ -201,7 +202,7 @@ _OF_NOUN = _parts("""
     My {x} asks what {n} is. | Supply {n}. | What is the answer for {n}? | {CALL}, {n}?
     {CALL}, {n}, please. | Try to remember {n}. | Look up {n}.
 """)
-_SORRY = _parts("""
+_SORRY = parts("""
     Sorry | My mistake | Oops | Oh no | Hold on | Wait | One moment | Stop | Careful
     I was mistaken | I was confused | I got that wrong | I mixed that up | That was wrong
     That was not right | Not so | That is old news | That is over | Small change | Big change
@@ -213,7 +214,7 @@ _SORRY = _parts("""
     I was told otherwise | It turns out I was wrong | I gave you the wrong answer | Bad news
     Good news
 """)
-_AGAINST = _parts("""
+_AGAINST = parts("""
     {o} was wrong | {o} was a mistake | {o} is not right | {o} is out | {o} is over
     {o} is history | {o} is gone | {o} is old | {o} no longer counts | {o} does not count
     {o} was last year | forget {o} | ignore {o} | delete {o} | cross out {o} | remove {o}
@@ -221,12 +222,12 @@ _AGAINST = _parts("""
     it used to be {o} | I said {o} by mistake | I should not have said {o} | earlier I said {o}
     before that it was {o} | I wrongly said {o}
 """)
-_REPLACE = _parts("""
+_REPLACE = parts("""
     {s} instead of {o} | {s} rather than {o} | {s}, not {o} | {s} and not {o} | {s}, no longer {o}
     {s} and no longer {o} | {s} now, not {o} | {s}, never {o} | {s}, no more {o}
     {s}, {o} is wrong
 """)
-_REPLACE_NOUN = _parts("""
+_REPLACE_NOUN = parts("""
     {n} is {v} now | {n} is {v} these days | {n} became {v} | {n} went from {o} to {v}
     {n} will be {v} | {n} is not {o} but {v} | {n} isn't {o}, it's {v}
     {n} used to be {o}, now it is {v} | {n} was never {o}, it is {v} | make {n} {v}
@@ -285,8 +286,15 @@ def statement(rng: random.Random, with_noun: bool) -> str:
     return _finish(_capital(text), rng)
 
 
-def question(rng: random.Random, with_noun: bool) -> str:
-    """A template that asks for a fact."""
+def question(rng: random.Random, with_noun: bool, others: bool = True) -> str:
+    """A template that asks for a fact; without ``others`` none that brings in another thing."""
+    text = _question(rng, with_noun)
+    while not others and "{x}" in text:
+        text = _question(rng, with_noun)
+    return _finish(text, rng)
+
+
+def _question(rng: random.Random, with_noun: bool) -> str:
     r = rng.random()
     if with_noun and r < 0.3:
         text = pick(rng, _OF_NOUN)
@@ -305,7 +313,7 @@ def question(rng: random.Random, with_noun: bool) -> str:
         text = pick(rng, _SITUATIONS) + " {Q}?"
     else:
         text = "{Q}, " + pick(rng, _ENDS) + "?"
-    return _finish(_capital(text), rng)
+    return _capital(text)
 
 
 def correction(rng: random.Random, with_noun: bool) -> str:
@@ -347,7 +355,7 @@ class OpenWordings(Wordings):
         return super().choose(group, relation, rng)
 
 
-_VERB_STEMS = _parts("""
+_VERB_STEMS = parts("""
     admire | assemble | avoid | bake | balance | bless | boil | borrow | brush | carry | carve
     celebrate | chase | check | clean | climb | compare | complain about | cook | copy | count
     cover | decorate | defend | deliver | deserve | design | discover | discuss | dislike | doubt

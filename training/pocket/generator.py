@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import Any
 
 from engrain.data.facts import (
@@ -16,18 +15,17 @@ from engrain.data.facts import (
     QUESTION_INSTRUCTION_ABOUT,
     QUESTIONS_INSTRUCTION,
     REPHRASE_INSTRUCTION,
-    Fact,
     Verb,
     cap,
 )
-from training.pocket import wordings
+from training.pocket import requests, wordings
 from training.pocket.copying import copying
-from training.pocket.exams import exam
+from training.pocket.exams import exam, request_exam
 from training.pocket.frames import pick
 from training.pocket.halves import TRAIN, training_owner, training_relation
-from training.pocket.talk import Talk
+from training.pocket.talk import Talk, chunks
 
-__all__ = ["WEIGHTS", "exam", "generate"]
+__all__ = ["WEIGHTS", "exam", "generate", "request_exam"]
 
 WEIGHTS = {
     "tell": 0.44,
@@ -37,25 +35,18 @@ WEIGHTS = {
     "skills": 0.08,
     "document": 0.07,
     "copying": 0.1,
+    "requests": 0.66,
 }
+"""Shares of dialogues, relative to one another; all kinds are of about the same length."""
 CORRECTION_SHARE = 0.5
 _QUESTION_LOSS_SHARE = 0.2  # what is asked next is mostly chance: noise, beyond learning to ask
 _COUNTS = (1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 9, 10)
 
 
-def _chunks(rng: random.Random, facts: Sequence[Fact]) -> list[Sequence[Fact]]:
-    out, at, widest = [], 0, rng.randint(1, 3)
-    while at < len(facts):
-        size = rng.randint(1, widest)
-        out.append(facts[at : at + size])
-        at += size
-    return out
-
-
 def _tell_all(talk: Talk, count: int, between: float = 0.25) -> None:
     rng = talk.rng
     fix = rng.random() < CORRECTION_SHARE
-    for chunk in _chunks(rng, talk.plan(count)):
+    for chunk in chunks(rng, talk.plan(count)):
         if talk.told and rng.random() < between:
             talk.ask()
         elif rng.random() < 0.12:
@@ -226,6 +217,7 @@ def _document(talk: Talk) -> None:
             lines.append(pick(rng, wordings.DOC_FILLERS))
         talk.told[fact.key] = fact
     text = pick(rng, wordings.DOC_HEADS) + " ".join(lines)
+    talk.tells[len(talk.messages)] = list(facts)
     if rng.random() < 0.35:
         fact = pick(rng, facts)
         talk.asked.add(fact.key)
@@ -249,6 +241,21 @@ def _document(talk: Talk) -> None:
     talk.ask_on(least=2)
 
 
+def _requests(talk: Talk) -> None:
+    """A talk, and the requests of self-study after it."""
+    rng, whole = talk.rng, talk.budget
+    talk.budget = int(whole * rng.uniform(0.25, 0.5))
+    r = rng.random()
+    if r < 0.07:
+        requests.nothing(talk)
+    elif r < 0.15:
+        _document(talk)
+    else:
+        requests.tell(talk)
+    talk.budget = max(whole, int(talk.used) + 60)
+    requests.ask_for(talk)
+
+
 _KINDS = {
     "tell": _tell,
     "system": _system,
@@ -257,6 +264,7 @@ _KINDS = {
     "skills": _skills,
     "document": _document,
     "copying": copying,
+    "requests": _requests,
 }
 
 

@@ -105,32 +105,51 @@ BLOCK = 256  # rows of queries that are handled together
 
 
 def _blocks(n: int) -> list[tuple[int, int]]:
-    """Query blocks of a document of n tokens; block (a, b) looks at keys 0 to b only."""
+    """Query blocks of a piece of n tokens; block (a, b) looks at keys 0 to b only."""
     edges = [*range(0, max(1, n - BLOCK // 2), BLOCK), n]
     return list(itertools.pairwise(edges))
+
+
+def _rows(parts: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """Query rows (a, b) of a document with the keys that they look at: 0 to p, and s to b."""
+    trunk, s = parts[0], 0
+    rows = []
+    for number, n in enumerate(parts):
+        rows += [(s + a, s + b, s, trunk if number else 0) for a, b in _blocks(n)]
+        s += n
+    return rows
+
+
+def _keys(x: Tensor, p: int, s: int, b: int) -> Tensor:
+    return torch.cat((x[:, :p], x[:, s:b]), 1) if p else x[:, s:b]
 
 
 class _Attend(torch.autograd.Function):
     """Causal attention inside each document: q (scaled), k, v [T, H, D] -> [T, H * D].
 
+    A document is a trunk, and maybe branches: each goes on from the trunk and sees no other branch.
     The probabilities are kept for the backward pass: for documents of some hundred tokens plain
     matrix products beat the fused kernel on a CPU by a factor of 2 to 4.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
-        out, saved, start, top = torch.empty_like(v), [], 0, max(lengths)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, docs: Sequence[Sequence[int]]) -> Tensor:
+        out, saved, start = torch.empty_like(v), [], 0
+        top = max(parts[0] + max((0, *parts[1:])) for parts in docs)
         mask = torch.full((top, top), float("-inf"), dtype=q.dtype).triu_(1)
-        for n in lengths:
+        for parts in docs:
+            n = sum(parts)
             qi, ki, vi = (x[start : start + n].transpose(0, 1) for x in (q, k, v))  # [H, n, D]
-            for a, b in _blocks(n):
-                score = torch.baddbmm(mask[a:b, :b], qi[:, a:b], ki[:, :b].transpose(1, 2))
-                p = torch.softmax(score, -1)
-                out[start + a : start + b] = torch.bmm(p, vi[:, :b]).transpose(0, 1)
-                saved.append(p)
+            for a, b, s, p in _rows(parts):
+                w = p + b - s
+                keys = _keys(ki, p, s, b).transpose(1, 2)
+                score = torch.baddbmm(mask[w - (b - a) : w, :w], qi[:, a:b], keys)
+                probs = torch.softmax(score, -1)
+                out[start + a : start + b] = torch.bmm(probs, _keys(vi, p, s, b)).transpose(0, 1)
+                saved.append(probs)
             start += n
         ctx.save_for_backward(q, k, v, *saved)
-        ctx.lengths = lengths
+        ctx.docs = docs
         return out.flatten(1)
 
     @staticmethod
@@ -138,21 +157,23 @@ class _Attend(torch.autograd.Function):
         q, k, v, *saved = ctx.saved_tensors
         g = grads[0].view_as(v)
         dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-        probs, start = iter(saved), 0
-        for n in ctx.lengths:
+        kept, start = iter(saved), 0
+        for parts in ctx.docs:
+            n, rows = sum(parts), _rows(parts)
             qi, ki, vi, gi = (x[start : start + n].transpose(0, 1) for x in (q, k, v, g))
-            sums = [torch.zeros_like(ki), torch.zeros_like(vi)] if len(_blocks(n)) > 1 else []
-            for a, b in _blocks(n):
-                p = next(probs)
-                ds = torch.bmm(gi[:, a:b], vi[:, :b].transpose(1, 2))
-                ds = torch._softmax_backward_data(ds, p, -1, p.dtype)
-                dq[start + a : start + b] = torch.bmm(ds, ki[:, :b]).transpose(0, 1)
+            sums = [torch.zeros_like(ki), torch.zeros_like(vi)] if len(rows) > 1 else []
+            for a, b, s, p in rows:
+                probs = next(kept)
+                ds = torch.bmm(gi[:, a:b], _keys(vi, p, s, b).transpose(1, 2))
+                ds = torch._softmax_backward_data(ds, probs, -1, probs.dtype)
+                dq[start + a : start + b] = torch.bmm(ds, _keys(ki, p, s, b)).transpose(0, 1)
                 new = (
                     torch.bmm(ds.transpose(1, 2), qi[:, a:b]),
-                    torch.bmm(p.transpose(1, 2), gi[:, a:b]),
+                    torch.bmm(probs.transpose(1, 2), gi[:, a:b]),
                 )
                 for total, x in zip(sums, new, strict=False):
-                    total[:, :b] += x
+                    total[:, :p] += x[:, :p]
+                    total[:, s:b] += x[:, p:]
             for into, x in zip((dk, dv), sums or new, strict=True):
                 into[start : start + n] = x.transpose(0, 1)
             start += n
@@ -215,15 +236,24 @@ class Lean:
         h = _norm(h, norm, self.shape.eps).to(self.dtype)
         return F.cross_entropy(F.linear(h, embed.to(self.dtype)).float(), target)
 
-    def hidden(self, w: dict[str, Tensor], ids: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Token ids [T] of documents of `lengths` -> states before the last norm [T, d]."""
-        where = torch.cat([torch.arange(n) for n in lengths])
+    def hidden(self, w: dict[str, Tensor], ids: Tensor, docs: Sequence[Sequence[int]]) -> Tensor:
+        """Token ids [T] of documents -> states before the last norm [T, d].
+
+        A document is given by the lengths of its trunk and of its branches, if it has some.
+        """
+        where = torch.cat(
+            [
+                torch.arange(n) + (parts[0] if i else 0)
+                for parts in docs
+                for i, n in enumerate(parts)
+            ]
+        )
         cos = self.cos[where].unsqueeze(1).to(self.dtype)
         sin = self.sin[where].unsqueeze(1).to(self.dtype)
         x = F.embedding(ids, w["embed"]).to(self.residual)
         q, k, v = self._first(x, w["0.attn_norm"], w["0.qkv"], cos, sin)
         for i in range(self.shape.layers):
-            att: Tensor = _Attend.apply(q, k, v, lengths)  # type: ignore[no-untyped-call]
+            att: Tensor = _Attend.apply(q, k, v, docs)  # type: ignore[no-untyped-call]
             tail = [w[f"{i}.{n}"] for n in ("o", "mlp_norm", "gate_up", "down")]
             if i + 1 == self.shape.layers:
                 last: Tensor = self._last(x, att, *tail)
@@ -233,9 +263,9 @@ class Lean:
         raise ValueError("a model needs at least one layer")
 
     def loss(
-        self, w: dict[str, Tensor], ids: Tensor, lengths: Sequence[int], where: Tensor
+        self, w: dict[str, Tensor], ids: Tensor, docs: Sequence[Sequence[int]], where: Tensor
     ) -> Tensor:
-        """Mean loss of predicting the tokens at positions `where` (none first in a document)."""
-        h = self.hidden(w, ids, lengths)
+        """Mean loss of predicting the tokens at positions `where` (none first in a part)."""
+        h = self.hidden(w, ids, docs)
         loss: Tensor = self._head(h[where - 1], w["norm"], w["embed"], ids[where])
         return loss

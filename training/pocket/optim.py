@@ -11,11 +11,10 @@ from torch import Tensor
 def orthogonalise(g: Tensor, steps: int = 5) -> Tensor:
     """Newton-Schulz iteration: g [n, r, c], r <= c -> about the nearest orthogonal matrices.
 
-    In bfloat16; the quintic coefficients favour speed: singular values end in 0.7 to 1.2.
+    In the type of g; the quintic coefficients favour speed: singular values end in 0.7 to 1.2.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = g.bfloat16()
-    x = x / (x.float().norm(dim=(1, 2), keepdim=True) + 1e-7).bfloat16()
+    x = g / (g.float().norm(dim=(1, 2), keepdim=True) + 1e-7).to(g.dtype)
     for _ in range(steps):
         s = torch.bmm(x, x.transpose(1, 2))
         x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)
@@ -29,8 +28,14 @@ class Muon:
     orthogonalised by itself. Matrices of one shape go through the iteration together.
     """
 
-    def __init__(self, params: dict[str, Tensor], momentum: float, decay: float) -> None:
-        self.params, self.momentum, self.decay = params, momentum, decay
+    def __init__(
+        self,
+        params: dict[str, Tensor],
+        momentum: float,
+        decay: float,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
+        self.params, self.momentum, self.decay, self.dtype = params, momentum, decay, dtype
         self.buffers = {n: torch.zeros_like(p) for n, p in params.items()}
 
     @staticmethod
@@ -50,7 +55,7 @@ class Muon:
                     gi, pi = gi.T, pi.T
                 groups.setdefault((gi.shape[0], gi.shape[1]), []).append((gi, pi))
         for (rows, cols), pairs in groups.items():
-            updates = orthogonalise(torch.stack([g.bfloat16() for g, _ in pairs]))
+            updates = orthogonalise(torch.stack([g.to(self.dtype) for g, _ in pairs]))
             for (_, p), u in zip(pairs, updates, strict=True):
                 tall = p.stride(0) < p.stride(1)  # was turned: more rows than columns
                 p.mul_(1 - lr * self.decay)
@@ -66,11 +71,12 @@ class Optimiser:
         work: dict[str, Tensor],
         momentum: float = 0.95,
         decay: float = 0.01,
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         self.master, self.work = master, work
         self.matrices = [n for n, p in master.items() if p.dim() == 2 and n != "embed"]
         self.others = [n for n in master if n not in self.matrices]
-        self.muon = Muon({n: master[n] for n in self.matrices}, momentum, decay)
+        self.muon = Muon({n: master[n] for n in self.matrices}, momentum, decay, dtype)
         for n in self.others:  # these are their own working copy
             master[n] = work[n]
         # A token that is seldom or never a target has tiny gradients that all point one way: with

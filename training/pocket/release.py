@@ -14,7 +14,7 @@ import json
 import shutil
 from pathlib import Path
 
-from training.pocket.evaluate import evaluate
+from training.pocket.evaluate import compute_type, evaluate
 
 PACKAGE = Path("src/engrain/model/pocket")
 CURVE = Path("training/pocket/curve.jsonl")
@@ -37,7 +37,8 @@ for safety, and is no use as an assistant.
 | tokenizer | sha256 `{tokenizer}` |
 
 Right answers of these weights about six facts told in the same conversation, {questions} questions
-a column (`training/pocket/evaluate.py`):
+a column, and as many requests of self-study: lists of what a message tells, and verdicts on what is
+so (`training/pocket/evaluate.py`):
 
 | | relations of training | development set | held-out relations, owners, wordings |
 |---|---|---|---|
@@ -52,14 +53,14 @@ training, but was read while the generator was developed.
 {caveat}
 """
 HALVES = ("train", "development", "heldout")
+KINDS = ("recall", "abstention", "correction", "claims", "nothing", "so", "not so")
 
 
 def evaluate_folder(folder: Path, questions: int) -> dict[str, float]:
     """Right answers by half and kind, of a model folder."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=compute_type()).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return evaluate(model, tokenizer, questions, seed=2026, halves=HALVES)
 
@@ -70,20 +71,23 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--started-from", default="random weights")
     parser.add_argument("--caveat", default="")
+    parser.add_argument("--append", action="store_true", help="keep the curve that is there")
     parser.add_argument("--questions", type=int, default=300)
     arguments = parser.parse_args()
     source = (arguments.run / "hf").resolve()
     PACKAGE.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.iterdir()):
         shutil.copyfile(file, PACKAGE / file.name)
-    shutil.copyfile(arguments.run / "curve.jsonl", CURVE)
-    lines = [json.loads(line) for line in CURVE.read_text(encoding="utf-8").splitlines()]
+    curve = (arguments.run / "curve.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in curve.splitlines()]
+    before = CURVE.read_text(encoding="utf-8") if arguments.append else ""
+    CURVE.write_text(before + curve, encoding="utf-8")
     last = lines[-1]
     found = evaluate_folder(PACKAGE, arguments.questions)
     CURVE.open("a", encoding="utf-8").write(json.dumps({"released": found}) + "\n")
     rows = "\n".join(
         f"| {kind} | " + " | ".join(f"{found[f'{half}/{kind}']:.0%}" for half in HALVES) + " |"
-        for kind in ("recall", "abstention", "correction")
+        for kind in KINDS
     )
     size = (PACKAGE / "model.safetensors").stat().st_size
     if size > LARGEST:

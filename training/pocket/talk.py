@@ -33,6 +33,16 @@ WORLD_SHARE = 0.05
 CHANGED_FIRST_SHARE = 0.6  # corrected facts are the hardest: old and new stand in the text
 
 
+def chunks(rng: random.Random, facts: Sequence[Fact]) -> list[Sequence[Fact]]:
+    """The facts in pieces that are told in one message."""
+    out, at, widest = [], 0, rng.randint(1, 3)
+    while at < len(facts):
+        size = rng.randint(1, widest)
+        out.append(facts[at : at + size])
+        at += size
+    return out
+
+
 class Talk:
     """A dialogue that grows until its token budget is used."""
 
@@ -44,6 +54,8 @@ class Talk:
         self.told: dict[tuple[str, str], Fact] = {}  # current facts, in the order told
         self.planned: dict[tuple[str, str], Fact] = {}  # all facts this dialogue will tell
         self.old: dict[tuple[str, str], Fact] = {}  # facts that were corrected
+        self.tells: dict[int, list[Fact]] = {}  # what each message of the user tells
+        self.untold: list[Fact] = []  # what was said but not told: supposed, heard, taken back
         self.values: list[str] = []
         self.asked: set[tuple[str, str]] = set()
         self.is_document = False
@@ -118,7 +130,7 @@ class Talk:
         return new
 
     # ------------------------------------------------------------------ telling
-    def sentences(self, facts: Sequence[Fact], tail: str = "") -> str:
+    def sentences(self, facts: Sequence[Fact]) -> str:
         """The facts in the user's words, as one to several sentences."""
         rng = self.rng
         parts: list[str] = []
@@ -137,13 +149,15 @@ class Talk:
             last = fact
         if rng.random() < 0.22:
             parts.insert(0 if rng.random() < 0.6 else len(parts), pick(rng, wordings.FILLERS))
-        return " ".join(parts) + tail
+        return " ".join(parts)
 
-    def tell(self, facts: Sequence[Fact]) -> None:
+    def tell(self, facts: Sequence[Fact], before: str = "", after: str = "") -> None:
+        """Tell facts in one message; other sentences may stand in it before or after them."""
         rng = self.rng
         for fact in facts:
             self.told[fact.key] = fact
-        self.user(self.sentences(facts))
+        self.tells[len(self.messages)] = list(facts)
+        self.user(" ".join(filter(None, (before, self.sentences(facts), after))))
         if rng.random() < RESTATE_SHARE:
             fact = facts[-1]
             if len(facts) > 1 and rng.random() < 0.5:
@@ -157,6 +171,7 @@ class Talk:
         rng = self.rng
         fact = pick(rng, list(self.told.values()))
         new = replace(fact, value=self.value(fact.relation))
+        self.tells[len(self.messages)] = [new]
         self.user(fact.correction(new.value, rng))
         if rng.random() < 0.5:
             self.bot(new.fill(pick(rng, wordings.CORRECTED), SECOND, fact.value))

@@ -10,7 +10,9 @@ import importlib
 import json
 import random
 import signal
+import statistics
 import time
+from collections import deque
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,13 @@ import torch
 from tokenizers import Tokenizer
 
 from training.pocket.data import Batch, Corpus, Doc, Encoder, Mix
-from training.pocket.evaluate import evaluate_params
+from training.pocket.evaluate import compute_type, evaluate_params
 from training.pocket.lean import Lean, Shape, from_hf, init_params
 from training.pocket.optim import Optimiser
 from training.pocket.store import export, read_shape, read_weights, save_checkpoint
+
+RECENT = 20
+"""Steps whose time tells how many are left: the first ones compile."""
 
 
 @dataclass
@@ -61,10 +66,12 @@ class Trainer:
             if args.init
             else init_params(self.shape, args.seed)
         )
-        self.model = Lean(self.shape, residual=getattr(torch, args.residual), compiled=args.compile)
-        self.plain = Lean(self.shape)
+        dtype = compute_type() if args.dtype == "auto" else getattr(torch, args.dtype)
+        residual = getattr(torch, args.residual or str(dtype).removeprefix("torch."))
+        self.model = Lean(self.shape, dtype, residual, compiled=args.compile)
+        self.plain = Lean(self.shape, dtype)
         self.work = self.model.working_copy(params)
-        self.optimiser = Optimiser(params, self.work, decay=args.weight_decay)
+        self.optimiser = Optimiser(params, self.work, decay=args.weight_decay, dtype=dtype)
         self.progress = Progress()
         encoder = Encoder(Tokenizer.from_file(str(self.tokens_at / "tokenizer.json")))
         parts = (args.generated, args.dialogue, args.text)
@@ -72,6 +79,7 @@ class Trainer:
         data = Path(args.data) if args.data else None
         self.corpus = Corpus(data, encoder, mix, _generator(args.generator), args.seed)
         self.stop = False
+        self.recent: deque[float] = deque(maxlen=RECENT)
         factor = 0.5 if args.init else 1.0
         self.lr_muon = args.lr_muon or 0.01 * factor
         self.lr_adam = args.lr_adam or 1.5e-3 * factor
@@ -114,7 +122,7 @@ class Trainer:
 
     def _loss(self, model: Lean, batch: Batch) -> torch.Tensor:
         ids, where = torch.from_numpy(batch.ids), torch.from_numpy(batch.where)
-        return model.loss(self.work, ids, batch.lengths, where)
+        return model.loss(self.work, ids, batch.docs, where)
 
     def _schedule(self) -> bool:
         """Start the decay if it is time or asked for; whether the run is over."""
@@ -125,6 +133,12 @@ class Trainer:
             say(f"decay over {over:,} tokens, asked for by {ask}")
         if p.decay_from < 0 and p.tokens >= self.args.tokens - self.args.decay_tokens:
             p.decay_from, p.decay_over = p.tokens, self.args.tokens - p.tokens
+        if p.decay_from < 0 and self.args.minutes and len(self.recent) == RECENT:
+            steps = int((60 * self.args.minutes - p.seconds) / statistics.median(self.recent))
+            left = max(1, steps) * self.args.batch_tokens
+            if left <= self.args.decay_tokens:
+                p.decay_from, p.decay_over = p.tokens, left
+                say(f"decay over {left:,} tokens: {self.args.minutes:g} minutes will be over then")
         return p.decay_from >= 0 and p.tokens >= p.decay_from + p.decay_over
 
     @torch.no_grad()
@@ -164,12 +178,14 @@ class Trainer:
         while not self.stop and not self._schedule():
             if args.steps and p.step >= args.steps:
                 break
+            began = time.perf_counter()
             losses.append(self.step())
             now = time.perf_counter()
+            p.seconds += now - began
+            self.recent.append(now - began)
             if p.step % args.log_steps == 0:
                 recent = sum(losses) / len(losses)
                 speed = len(losses) * args.batch_tokens / (now - shown)
-                p.seconds += now - shown
                 share = learning_share(p, args.warmup)
                 say(
                     f"step {p.step} tokens {p.tokens / 1e6:.2f}M loss {recent:.4f} "
@@ -207,7 +223,7 @@ def join(docs: list[Doc]) -> Batch:
     """Documents -> one batch."""
     return Batch(
         np.concatenate([d.ids for d in docs]).astype(np.int64),
-        [len(d) for d in docs],
+        [d.parts for d in docs],
         np.flatnonzero(np.concatenate([d.loss for d in docs])),
     )
 
@@ -244,7 +260,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     p.add_argument("--weight-decay", type=float, default=0.01)
     p.add_argument("--threads", type=int, default=2)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--residual", default="bfloat16", choices=("bfloat16", "float32"))
+    p.add_argument("--minutes", type=float, help="of training, the decay at the end included")
+    p.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
+    p.add_argument("--residual", choices=("bfloat16", "float32"), help="default: as --dtype")
     p.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     p.add_argument("--save-minutes", type=float, default=5.0)
     p.add_argument("--eval-tokens", type=int, default=500_000)
