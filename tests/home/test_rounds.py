@@ -249,7 +249,7 @@ def test_what_a_person_saw_gets_no_wordings_that_nobody_saw(
         scripted.exams = 0
         outcome = home.relearn(name)
     else:
-        outcome = scripted.learn(home, fresh=False, studied=lesson(1))
+        outcome = scripted.learn(home, studied=lesson(1))
     assert len(outcome.decision.rounds) == 2 and not scripted.reworded
 
 
