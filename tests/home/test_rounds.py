@@ -88,7 +88,9 @@ class Scripted:
         self.exams += 1
         results = {
             name: tuple(
-                ProbeResult(p.id, p.kind, self.exams > 1 and self.right(self.exams, p.id), "")
+                ProbeResult(
+                    p.id, p.kind, self.exams > 1 and self.right(self.exams, p.id), str(self.exams)
+                )
                 for p in asked_probes
             )
             for name, asked_probes in probes.items()
