@@ -88,7 +88,9 @@ class Scripted:
         self.exams += 1
         results = {
             name: tuple(
-                ProbeResult(p.id, p.kind, self.exams > 1 and self.right(self.exams, p.id), "")
+                ProbeResult(
+                    p.id, p.kind, self.exams > 1 and self.right(self.exams, p.id), str(self.exams)
+                )
                 for p in asked_probes
             )
             for name, asked_probes in probes.items()
@@ -249,7 +251,7 @@ def test_what_a_person_saw_gets_no_wordings_that_nobody_saw(
         scripted.exams = 0
         outcome = home.relearn(name)
     else:
-        outcome = scripted.learn(home, fresh=False, studied=lesson(1))
+        outcome = scripted.learn(home, studied=lesson(1))
     assert len(outcome.decision.rounds) == 2 and not scripted.reworded
 
 

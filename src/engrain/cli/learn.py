@@ -90,8 +90,6 @@ def learn(
             on_progress=on_progress,
             require=require,
             force=force,
-            # What a person has gone through is learned as it stands.
-            fresh=not edit,
         )
     return learned(outcome, seconds)
 

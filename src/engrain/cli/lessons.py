@@ -162,7 +162,8 @@ def _weak_lines(record: LessonRecord) -> list[str]:
 
 def _round_lines(decision: Mapping[str, Any]) -> list[str]:
     """The rounds of training, where there were two, and what was trained again beside them."""
-    rounds, lines = decision.get("rounds", ()), []
+    lines: list[str] = []
+    rounds = decision.get("rounds", ())
     if len(rounds) > 1:
         lines += ["", "Rounds"]
         for number, one in enumerate(rounds, start=1):

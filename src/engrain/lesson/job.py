@@ -37,12 +37,10 @@ class How(TypedDict, total=False):
     """How a lesson is learned.
 
     ``recipe`` is a name, the configured one if none is given; ``require`` makes an error of the
-    gate's refusal, ``force`` none of too little memory. ``fresh`` False keeps a second round from
-    asking for wordings that nobody has seen.
+    gate's refusal, ``force`` none of too little memory.
     """
 
     recipe: str | None
-    fresh: bool
     on_progress: OnProgress | None
     require: bool
     force: bool
@@ -185,10 +183,12 @@ class Jobs:
         on_progress: OnProgress | None = None,
         require: bool = False,
         force: bool = False,
-        fresh: bool = True,
         studied: Lesson | None = None,
     ) -> Outcome:
-        """Make a job of a source and run it; ``studied`` is what a person made of its preview.
+        """Make a job of a source and run it.
+
+        ``studied`` is what a person made of its preview: that is learned as it stands, so a second
+        round asks for no wordings that nobody has seen.
 
         Raises:
             NothingToLearnError: nothing is left in it.
@@ -206,7 +206,7 @@ class Jobs:
             payload = {
                 "conversations": digests,
                 "examples": [text.to_dict() for text in examples],
-                "fresh": fresh,
+                "fresh": studied is None,
                 "writer": writer.name,
             }
             job = self.begin(chosen, self.home.config.learn.seed, seconds, **payload)
