@@ -270,7 +270,7 @@ def _study(
         _add_statement(statement, number, found)
     found.refused |= checks.refused
     used = {fact.wordings[0].message for fact in facts}
-    used |= {one.message for one in (*wishes, *said)}
+    used |= {wish.message for wish in wishes} | {one.message for one in said}
     found.missed += [
         masked(message.content)
         for place, message in enumerate(view)
