@@ -27,6 +27,9 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--adapter", type=Path, help="by default the one of the run")
+    parser.add_argument("--before", type=Path, help="the run that this one went on from")
+    parser.add_argument("--before-steps", type=int, help="its steps at that checkpoint")
+    parser.add_argument("--view", type=Path, help="JSON of benchmarks.everyday view with it")
     options = parser.parse_args()
     loaded = load_model(options.model, dtype="bfloat16")
     raw = (options.adapter or options.run / "adapter.safetensors").read_bytes()
@@ -35,6 +38,13 @@ def main() -> None:
     adapter = Adapter(trained.architecture, halves, trained.settings).to_bytes()
     card = json.loads((options.run / "card.json").read_text())
     recipe = card.pop("recipe")
+    if options.before:
+        lines = (options.before / "curve.jsonl").read_text().splitlines()
+        taken = [json.loads(line) for line in lines][: options.before_steps]
+        card["before"] = {"steps": len(taken), "loss": [row["loss"] for row in taken]}
+    if options.view:
+        measured = json.loads(options.view.read_text())
+        card["measured"] = {"everyday_dev in view": measured["figures"]}
     card |= {
         "model": options.model,
         "trained_adapter": hashlib.sha256(raw).hexdigest(),
