@@ -84,20 +84,26 @@ def view(engine: Any, days: Sequence[Day]) -> dict[str, Any]:
 
 def study(engine: Any, days: Sequence[Day], args: Any) -> tuple[dict[str, Any], list[Any]]:
     """Make each day's lesson and look for the stream's items and traps among its facts."""
+    from engrain.config import ModelConfig
     from engrain.exam.probes import holds, passes
+    from engrain.lesson import writers
     from engrain.lesson.stages import lesson_to_dict
     from engrain.study.lesson import make_lesson
 
     records, lessons = [], []
+    chosen_writer = writers.kept(args.writer, ModelConfig(dtype=args.dtype))
     for day in days:
-        preview = make_lesson(
-            engine,
-            day.conversations,
-            earlier=lessons,
-            name=day.id,
-            seed=args.seed,
-            effort=args.effort,
-        )
+        with chosen_writer.opened() as writer:
+            preview = make_lesson(
+                engine,
+                day.conversations,
+                earlier=lessons,
+                name=day.id,
+                seed=args.seed,
+                effort=args.effort,
+                writer=writer,
+                taught=bool(args.adapter),
+            )
         if preview.proposed:
             lessons.append(preview.proposed)
             if args.lessons:
@@ -229,6 +235,7 @@ def main() -> int:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--adapter", type=Path, action="append", default=[], help="lesson zero")
     parser.add_argument("--effort", default="normal")
+    parser.add_argument("--writer", default="self", help="who asks: self, a model, an address")
     parser.add_argument("--recipe", default="default")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     args = parser.parse_args()
