@@ -112,7 +112,7 @@ def test_branches_are_documents_that_share_their_trunk() -> None:
     (one, grads), (other, expected) = found
     torch.testing.assert_close(one, other)
     for name, grad in expected.items():
-        torch.testing.assert_close(grads[name], grad, rtol=1e-4, atol=1e-7, msg=name)
+        torch.testing.assert_close(grads[name], grad, rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_hf_names_round_trip() -> None:
