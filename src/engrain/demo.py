@@ -123,8 +123,7 @@ class Teller:
 
     def show(self, words: str) -> None:
         """One line of a list, shortened."""
-        line = " ".join(words.split())
-        self._said(f"     {line if len(line) <= LINE else f'{line[:LINE].rstrip()} ...'}")
+        self._said(f"     {words if len(words) <= LINE else f'{words[:LINE].rstrip()} ...'}")
 
     def _tell(self, first: str, words: str) -> None:
         # Reasons of a gate can be long, and names of a model must stay whole.
