@@ -134,7 +134,7 @@ def test_lesson_zero_is_listed_and_stays(
     monkeypatch.setattr(zero, "shipped", lambda digest: manners)
     record, text = told(tmp_path / "home", settings)
     assert record["lesson_zero"] is True and record["undo_digest_equal"] is True
-    assert "active lesson zero: manners" in text
+    assert "active  lesson zero: manners" in text
     with Home.open(tmp_path / "home") as kept:
         assert [lesson.status for lesson in kept.lessons()] == ["active", "undone"]
 
