@@ -244,7 +244,8 @@ class Corpus:
         limit = self.mix.seq * (2 if rng.random() < self.mix.long_fraction else 1)
         hint = int(limit * rng.uniform(0.3, 1.0))
         doc = self.encoder.dialogues([self.generate(rng, hint)])[0]
-        return doc.cut(0, limit) if doc.branches else self.encoder.pieces(doc, limit)[0]
+        # Branches stand side by side: many of them make no document longer for who reads it.
+        return doc.cut(0, 2 * limit) if doc.branches else self.encoder.pieces(doc, limit)[0]
 
     def _join(self, docs: list[tuple[str, Doc]], rng: random.Random) -> Batch:
         """Exactly `mix.tokens` tokens: cut what is too much, fill what is missing."""

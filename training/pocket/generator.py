@@ -35,9 +35,9 @@ WEIGHTS = {
     "skills": 0.08,
     "document": 0.07,
     "copying": 0.1,
-    "requests": 0.66,
+    "requests": 0.43,
 }
-"""Shares of dialogues, relative to one another; all kinds are of about the same length."""
+"""Shares of dialogues, relative to one another; those with requests are about twice as long."""
 CORRECTION_SHARE = 0.5
 _QUESTION_LOSS_SHARE = 0.2  # what is asked next is mostly chance: noise, beyond learning to ask
 _COUNTS = (1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 9, 10)
@@ -244,7 +244,7 @@ def _document(talk: Talk) -> None:
 def _requests(talk: Talk) -> None:
     """A talk, and the requests of self-study after it."""
     rng, whole = talk.rng, talk.budget
-    talk.budget = int(whole * rng.uniform(0.25, 0.5))
+    talk.budget = int(whole * rng.uniform(0.3, 0.6))
     r = rng.random()
     if r < 0.07:
         requests.nothing(talk)
@@ -252,7 +252,8 @@ def _requests(talk: Talk) -> None:
         _document(talk)
     else:
         requests.tell(talk)
-    talk.budget = max(whole, int(talk.used) + 60)
+    # What is asked after a talk stands side by side.
+    talk.budget = int(talk.used) + int(whole * rng.uniform(0.6, 1.5))
     requests.ask_for(talk)
 
 
