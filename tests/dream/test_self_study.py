@@ -44,7 +44,7 @@ def reason_of(result, question: str) -> str:
 def test_good_reader_covers_everything(seed: int) -> None:
     facts = sampled(seed)
     result = study(Scripted(facts), told(facts, seed), seed=seed)
-    row = judge(facts, {}, result)
+    row = judge(facts, [], [], result)
     assert row["covered"] == 1.0 and row["precision"] == 1.0
     assert row["probe_precision"] == 1.0 and row["contrast_harmful"] == 0
     assert result.coverage > 0.8
@@ -358,7 +358,7 @@ def test_long_conversations_are_studied_in_windows() -> None:
     filler = [Message("user", "chat " * 150), Message("assistant", "I see.")]
     long = Conversation((*talk.messages[:6], *filler, *filler, *talk.messages[6:]))
     result = study(Scripted(facts, max_length=600), long)
-    assert judge(facts, {}, result)["covered"] == 1.0
+    assert judge(facts, [], [], result)["covered"] == 1.0
 
 
 def test_limits_and_efforts() -> None:

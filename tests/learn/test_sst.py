@@ -219,7 +219,7 @@ def test_the_suite_holds_while_it_draws(monkeypatch: pytest.MonkeyPatch) -> None
     cls: Any = registry.get("architecture", "sst")
     assert cls is Sst
     monkeypatch.setattr(cls, "Config", Short)
-    assert len(check_technique("architecture", "sst")) == 8
+    assert len(check_technique("architecture", "sst")) == 9
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])

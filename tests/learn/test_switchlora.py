@@ -347,7 +347,7 @@ def test_the_suite_holds_while_it_exchanges(monkeypatch: pytest.MonkeyPatch) -> 
             super().__init__(**(OFTEN | settings))
 
     monkeypatch.setattr(cls, "Config", Often)
-    assert len(check_technique("architecture", "switchlora")) == 8
+    assert len(check_technique("architecture", "switchlora")) == 9
 
 
 def test_state_and_working_memory_have_the_bytes_that_are_said() -> None:
