@@ -35,6 +35,8 @@ def learn_with(home: Home, patch: pytest.MonkeyPatch, change: Change, source: Pa
         adapter = Adapter(result.adapter.architecture, tensors, result.adapter.settings)
         return replace(result, adapter=adapter)
 
+    # Shown first: a home that was just opened holds the base weights as yet.
+    home.served.refresh()
     before, live, lessons = home.state, live_digest(home), len(home.lessons())
     with patch.context() as patched, pytest.raises(NoEffectError) as caught:
         patched.setattr(stages.Learner, "run", run)
