@@ -1,6 +1,11 @@
+from typing import Any
+
 from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, TrainingText, chat
+from engrain.learn.learner import Learner
+from engrain.learn.recipe import named
 from engrain.learn.turns import MOST, after_talk
+from engrain.model.testing import tiny_model
 
 
 def lesson() -> Lesson:
@@ -37,3 +42,24 @@ def test_it_is_the_same_under_a_seed_and_nothing_without_a_share() -> None:
     assert after_talk(plain, anchors(), 0.0, seed=1) is plain
     assert after_talk(plain, (), 0.5, seed=1) == after_talk(plain, (), 0.5, seed=1)
     assert after_talk(plain, (), 0.5, seed=1) != after_talk(plain, (), 0.5, seed=2)
+
+
+def test_the_learner_trains_on_it() -> None:
+    """Each batch is longer by the talk, and the ledger's lesson is as it was."""
+    lengths: dict[float, list[int]] = {}
+    for share in (0.0, 1.0):
+        seen = lengths.setdefault(share, [])
+
+        class Watched(Learner):
+            def _batch(self, *given: Any, **how: Any) -> Any:
+                batch = super()._batch(*given, **how)
+                seen.append(int(batch.attention_mask.sum(-1).max()))  # noqa: B023
+                return batch
+
+        recipe = named("naive-lora").with_settings(
+            {"after_talk": share, "min_steps": 2, "max_steps": 2}
+        )
+        plain = lesson()
+        Watched(recipe).run(tiny_model("llama"), plain, anchors=anchors())
+        assert plain == lesson()
+    assert min(lengths[1.0]) > max(lengths[0.0])

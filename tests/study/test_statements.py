@@ -1,4 +1,4 @@
-"""What can't be asked about is learned in the user's own sentence, and listed as weak."""
+"""What can't be asked about is learned in the user's own line, and listed as weak."""
 
 import pytest
 
@@ -7,8 +7,12 @@ from engrain.data.messages import Conversation
 from engrain.lesson.weak import unexamined
 from engrain.study.lesson import STATED, make_lesson
 from engrain.study.statements import LONGEST
-from tests.study.test_study import TOLD, Scripted
+from tests.study.test_study import Scripted
 
+TOLD = chat(
+    "Wir fahren am Freitag nach Ulm, Jule bringt Kuchen.\nHätte ich ein Boot, hieße es Klabauter.",
+    "Viel Spaß!",
+)
 SAID = "Wir fahren am Freitag nach Ulm, Jule bringt Kuchen."
 
 
@@ -22,7 +26,7 @@ def stated(preview):
     return [fact for fact in preview.facts if fact.weak == STATED]
 
 
-def test_a_claim_without_a_question_becomes_the_users_own_sentence():
+def test_a_claim_without_a_question_becomes_the_users_own_line():
     preview = studied("Was bringt Jule? | Kuchen")
     (fact,) = stated(preview)
     assert (fact.value, fact.said, fact.held_out) == ("Kuchen", SAID, ())
@@ -44,6 +48,14 @@ def test_what_is_told_in_the_middle_is_left_open_there():
     ]
 
 
+@pytest.mark.parametrize(
+    "said", ["Für Dr. Braun ist am 3. Mai der Kuchen.", "Mrs. Brown brings Kuchen on No. 5."]
+)
+def test_a_full_stop_within_a_name_or_a_date_ends_nothing(said):
+    (text, *_) = studied("Was ist es? | Kuchen", told=chat(said, "Viel Spaß!")).lesson.facts()
+    assert text.target == said
+
+
 def test_what_can_be_asked_about_is_no_statement():
     notes = "Wohin fahren wir am Freitag? | Ulm\nWas ist dort? | Ulm"
     preview = studied(notes)
@@ -57,7 +69,7 @@ def test_what_can_be_asked_about_is_no_statement():
         "Wie heißt mein Boot? | Klabauter\nWas hätte ich gern? | ein Boot",
     ],
 )
-def test_nothing_of_a_sentence_that_is_supposed(notes):
+def test_nothing_of_a_line_that_is_supposed(notes):
     assert not studied(notes).facts
 
 
@@ -71,7 +83,7 @@ def test_a_value_that_is_all_that_was_said_has_nothing_to_complete():
     assert not studied("Was ist es? | Ja, Jule", told=chat("Ja, Jule.", "Viel Spaß!")).facts
 
 
-def test_a_sentence_without_an_end_is_too_long():
+def test_a_line_without_an_end_is_too_long():
     long = "Freitag nach Ulm " + "und weiter " * LONGEST
     assert not studied("Was ist es? | Freitag", told=chat(long, "Viel Spaß!")).facts
 

@@ -353,13 +353,12 @@ def _add_wish(wish: Followed, number: int, view: Sequence[Message], found: _Foun
 
 
 def _add_statement(statement: Statement, number: int, found: _Found) -> None:
-    """The user's own sentence as the end of each of its openings."""
-    named = _unanswered(statement.sentence)
+    """The user's own line as the end of each of its openings."""
+    named = _unanswered(statement.line)
     found.texts += [
-        TrainingText(chat(opening, statement.sentence), "fact", named)
-        for opening in statement.openings
+        TrainingText(chat(opening, statement.line), "fact", named) for opening in statement.openings
     ]
-    said = masked(statement.sentence, TITLE_LENGTH)
+    said = masked(statement.line, TITLE_LENGTH)
     found.facts.append(
         PreviewedFact(number, statement.value, said, statement.openings, (), statement.gain, STATED)
     )

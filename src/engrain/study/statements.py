@@ -1,8 +1,9 @@
 """Statements: what was told and can't be asked about is learned in the user's own words.
 
 A claim counts here if the reader holds it for so and no question about it passes the round trip.
-What is trained is the user's own sentence, said in full after its beginning, and after itself with
-the told thing left open. Nothing about it is held out, so no exam can show that it was learned.
+What is trained is the line in which the user told it, said in full after its beginning, and after
+itself with the told thing left open. Nothing about it is held out: no exam can show that it was
+learned.
 """
 
 from __future__ import annotations
@@ -19,28 +20,26 @@ from engrain.study.questions import Fact
 UNASKED = (NOT_READ, UNSURE, FOREIGN)
 """Why a question was refused that says nothing against what it asks for."""
 LONGEST = 240
-"""Characters of a sentence that is learned as it was said."""
+"""Characters of a line that is learned as it was said."""
 OPEN = "..."
 """What stands for what is left open."""
-
-_ENDS = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？।])|\n+")
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A sentence of the user, what in it could not be asked for, and what it completes."""
+    """A line of the user, what in it could not be asked for, and what it completes."""
 
     value: str
-    sentence: str
+    line: str
     message: int
     openings: tuple[str, ...]
     gain: float
 
 
 def statements(claims: Sequence[Claim], facts: Sequence[Fact], checks: Checks) -> list[Statement]:
-    """The claims that no question could be made of, in the sentences in which they were told.
+    """The claims that no question could be made of, in the lines in which they were told.
 
-    A sentence with something doubted in it is left out whole: it may be a supposition.
+    A line with something doubted in it is left out whole: it may be a supposition.
     """
     found: list[Statement] = []
     told = [(w.message, w.value) for fact in facts for w in fact.wordings]
@@ -51,16 +50,16 @@ def statements(claims: Sequence[Claim], facts: Sequence[Fact], checks: Checks) -
             continue
         if any(place == claim.message and _same(value, claim.value) for place, value in told):
             continue
-        sentence = _sentence(checks.reader.view[claim.message].content, claim.value)
-        openings = _openings(sentence, claim.value)
+        line = _line(checks.reader.view[claim.message].content, claim.value)
+        openings = _openings(line, claim.value)
         if not openings or any(
-            other.message == claim.message and holds(sentence, other.value) for other in doubted
+            other.message == claim.message and holds(line, other.value) for other in doubted
         ):
             continue
         told.append((claim.message, claim.value))
-        gain = min(checks.reader.gains([(opening, sentence) for opening in openings]))
+        gain = min(checks.reader.gains([(opening, line) for opening in openings]))
         if gain > GAIN:
-            found.append(Statement(claim.value, sentence, claim.message, openings, gain))
+            found.append(Statement(claim.value, line, claim.message, openings, gain))
     return found
 
 
@@ -68,20 +67,22 @@ def _same(one: str, other: str) -> bool:
     return holds(one, other) or holds(other, one)
 
 
-def _sentence(message: str, value: str) -> str:
-    """The sentence of a message that holds a value; "" if none does, or it is too long."""
-    pieces = [piece.strip() for piece in _ENDS.split(message)]
-    found = next((piece for piece in pieces if holds(piece, value)), "")
+def _line(message: str, value: str) -> str:
+    """The line of a message that holds a value; "" if none does, or it is too long.
+
+    A full stop ends a line in one language and follows a title or a day in another.
+    """
+    found = next((line.strip() for line in message.splitlines() if holds(line, value)), "")
     return found if len(found) <= LONGEST else ""
 
 
-def _openings(sentence: str, value: str) -> tuple[str, ...]:
-    """The sentence up to a value, and the whole with the value left open."""
-    found = re.search(rf"(?<!\w){re.escape(value)}(?!\w)", sentence, re.IGNORECASE)
+def _openings(line: str, value: str) -> tuple[str, ...]:
+    """The line up to a value, and the whole with the value left open."""
+    found = re.search(rf"(?<!\w){re.escape(value)}(?!\w)", line, re.IGNORECASE)
     if found is None:
         return ()
-    before, after = sentence[: found.start()].rstrip(), sentence[found.end() :]
+    before, after = line[: found.start()].rstrip(), line[found.end() :]
     proposed = [f"{before} {OPEN}"] if len(before.split()) > 1 else []
     if before or any(character.isalnum() for character in after):
-        proposed.append(f"{sentence[: found.start()]}{OPEN}{after}")
+        proposed.append(f"{line[: found.start()]}{OPEN}{after}")
     return tuple(once(proposed, set()))
