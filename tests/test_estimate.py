@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from engrain.data.messages import Conversation, Message
-from engrain.exam.panel import load_panel
+from engrain.exam.panel import Panel, load_panel
 from engrain.learn.recipe import named
+from engrain.lesson import cost
+from engrain.lesson.asked import SHORT_PANEL
 from engrain.lesson.cost import Prices, Source, Speed, telling_sentences
 from engrain.lesson.fit import expected_lesson, stock_texts
+from engrain.lesson.served import Served
 from engrain.lesson.writers import Chosen
 
 SPEED = Speed(0.01, 0.3, 5.0, 0.02, 1e-4, 2.0, 0.1)
@@ -102,3 +107,20 @@ def test_what_stands_for_a_lesson() -> None:
     assert kinds == {"fact", "contrast", "reading"} and len(lesson.facts()) >= 6
     given = stock_texts(1)
     assert expected_lesson((), given, 6).texts == tuple(given)
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_a_piece_of_the_panel_is_timed_and_never_most_of_it(
+    short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = load_panel().smaller(SHORT_PANEL) if short else load_panel()
+    timed: dict[str, int] = {}
+
+    def watched(engine: object, few: Panel, *, parts: list[str]) -> None:
+        timed.update({part: few.counts()[part] for part in parts})
+
+    monkeypatch.setattr(cost, "run_panel", watched)
+    cost._panel_seconds(cast(Served, SimpleNamespace(engine=None)), panel)
+    assert timed.keys() == panel.counts().keys()
+    for part, count in panel.counts().items():
+        assert 1 <= timed[part] <= max(1, count / 3), part

@@ -263,9 +263,10 @@ def _step_seconds(served: Served, recipe: Recipe, source: Source) -> tuple[float
 
 
 def _panel_seconds(served: Served, panel: Panel) -> float:
-    """Seconds of the panel, from one batch of each part."""
+    """Seconds of the panel, from one batch of each part, or from a quarter of a short one."""
     total, counts = 0.0, panel.counts()
-    few = panel.smaller({part: 8 if part in ("loss", "capability") else 32 for part in counts})
+    batch = {part: 8 if part in ("loss", "capability") else 32 for part in counts}
+    few = panel.smaller({part: min(batch[part], -(-counts[part] // 4)) for part in counts})
     for part, taken in few.counts().items():
         seconds = _timed(partial(run_panel, served.engine, few, parts=[part]))
         total += seconds * counts[part] / taken
