@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from engrain.data.lessons import Lesson, Probe, TrainingText, chat
-from engrain.errors import ConfigError, GateRefused
+from engrain.errors import ConfigError, DivergedError, EngrainError, GateRefused, NoEffectError
 from engrain.exam.decision import Decision
 from engrain.exam.exam import Exam
 from engrain.exam.noise import NoiseBand
@@ -133,6 +133,27 @@ def kite_only_later(exam: int, probe: str) -> bool:
 
 
 # ---------------------------------------------------------------------------- a second round
+@pytest.mark.parametrize("broken", [NoEffectError("nothing"), DivergedError("the loss is nan")])
+def test_a_second_round_that_breaks_leaves_the_first(
+    home: Home, scripted: Scripted, monkeypatch: pytest.MonkeyPatch, broken: EngrainError
+) -> None:
+    scripted.right = kite_only_later
+    really = stages.Stages._trained
+
+    def trained(self: Any, stage: str, *rest: Any) -> Any:
+        if stage == "trained_again":
+            with self._fatal(type(broken), first=rest[1]):
+                raise broken
+        return really(self, stage, *rest)
+
+    monkeypatch.setattr(stages.Stages, "_trained", trained)
+    outcome = scripted.learn(home)
+    # The gate had its say about the first round; the job is no failure.
+    assert [one["kept"] for one in outcome.decision.rounds] == [True]
+    assert home.jobs()[-1].status != "failed" and home.verify() == []
+    assert scripted.reworded == [[group("kite", 1)]]
+
+
 def test_what_is_missing_is_trained_once_more(home: Home, scripted: Scripted) -> None:
     before = home.state.digest
     scripted.right = kite_only_later

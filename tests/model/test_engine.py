@@ -116,6 +116,21 @@ def test_finished_rows_leave_the_batch() -> None:
     assert all_rows.tokens > 8 * 19
 
 
+@pytest.mark.parametrize(("lists", "expected"), [(True, "one\ntwo\none"), (False, None)])
+def test_a_list_ends_where_a_line_comes_again(
+    lists: bool, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(tiny_model("llama"))
+    engine.loaded.stop_ids = ()
+    text = "one\ntwo\none\nthree\ntwo"
+    script = iter(engine.encode_text(text)[-len(text) :])
+    monkeypatch.setattr(
+        engine, "_choose", lambda rows, *_, **__: torch.tensor([next(script)] * len(rows))
+    )
+    found = engine.generate([[Message("user", "List.")]], max_new_tokens=len(text), lists=lists)
+    assert found == [expected or text]
+
+
 def test_prefixes_are_continued() -> None:
     engine = Engine(tiny_model("qwen3"))
     prompts = random_prompts(4)

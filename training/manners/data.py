@@ -149,12 +149,19 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
         rng.shuffle(pool)
     claimed = [turn for turn in lists if turn[0].startswith(requests.CLAIMS.split("{")[0])]
     listed = [turn for turn in lists if turn not in claimed]
-    yes = [turn for turn in judged if turn[1] == "yes"][:1]
-    no = [turn for turn in judged if turn[1] == "no"][:1]
+    yes = [turn for turn in judged if turn[1] == "yes"][:2]
+    no = [turn for turn in judged if turn[1] == "no"][:2]
     # Equal answers win over many different ones long before a model can tell when they are right:
     # of a quarter "I don't know" and a quarter "none" it said little else.
     claimed.sort(key=lambda turn: turn[1] == requests.NONE and rng.random() < 0.8)
-    rest = [*unknown[: round(0.1 * rows)], *claimed[:2], *listed[:1], *yes, *no, *wishes[:2]]
+    rest = [
+        *unknown[: int(0.11 * rows + rng.random())],
+        *claimed[:2],
+        *listed[:1],
+        *yes,
+        *no,
+        *wishes[:2],
+    ]
     room = max(2, rows - len(rest))
     told = [*plain[: max(room // 2, room - len(told))], *told][:room]
     texts = branches([*told, *rest], before, group)
@@ -193,6 +200,14 @@ def steps(count: int, seed: int = 0, rows: int = 12) -> list[list[TrainingText]]
                 one.append(bank.drawn(second, rng))
         found.append(step(one, rows, rng))
     return found
+
+
+def weight(text: TrainingText) -> float:
+    """How much a text counts in its step: a list as the answers in it, a yes or no as half of one."""
+    asked, answered = text.messages[-2:]
+    if asked.content.startswith(requests.VERDICT.split("{")[0]):
+        return 0.5
+    return float(min(3, len(requests.lines_of(answered.content)) or 1))
 
 
 def texts(count: int, seed: int = 0) -> list[TrainingText]:

@@ -15,6 +15,7 @@ import json
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from itertools import accumulate, islice
 from pathlib import Path
@@ -62,9 +63,10 @@ def recipe(options: argparse.Namespace) -> Recipe:
 class OneTalkAStep(Learner):
     """The learner, given the texts of each step."""
 
-    def __init__(self, recipe: Recipe, sizes: Sequence[int]) -> None:
+    def __init__(self, recipe: Recipe, made: Sequence[Sequence[TrainingText]]) -> None:
         super().__init__(recipe)
-        self.starts = [0, *accumulate(sizes)]
+        self.starts = [0, *accumulate(map(len, made))]
+        self.weights = [data.weight(text) for step in made for text in step]
 
     def _own(
         self,
@@ -74,7 +76,8 @@ class OneTalkAStep(Learner):
         step: int,
         missing: str,
     ) -> Sequence[Example]:
-        return new[self.starts[step] : self.starts[step + 1]]
+        own = range(self.starts[step], self.starts[step + 1])
+        return [replace(new[place], weight=self.weights[place]) for place in own]
 
 
 def general(loaded: LoadedModel, file: Path, count: int, shared: Path) -> list[TrainingText]:
@@ -161,7 +164,7 @@ def main() -> None:
         )
         curve.flush()
 
-    result = OneTalkAStep(recipe(options), [len(step) for step in made]).run(
+    result = OneTalkAStep(recipe(options), made).run(
         loaded,
         Lesson("manners", "manners", tuple(texts)),
         anchors=held,

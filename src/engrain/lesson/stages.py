@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -196,7 +196,7 @@ class Stages:
         """Train and examine; a second round trains the questions in ``further`` after a first."""
         training, examining = stages
         trained = self._trained(training, lesson, first, further)
-        digest, exam = self._tried(examining, lesson, trained["adapter"], probes, before)
+        digest, exam = self._tried(examining, lesson, trained["adapter"], probes, before, first)
         return Round(lesson, trained, digest, exam)
 
     def _second_round(
@@ -207,8 +207,12 @@ class Stages:
         if self.recipe.rounds < 2 or not groups:
             return []
         lesson, further = self._studied_again(first.lesson, groups, reword)
+        if not further:
+            return []
         stages = ("trained_again", "examined_again")
-        return [self._round(stages, lesson, probes, before, first, further)] if further else []
+        with suppress(DivergedError, NoEffectError):
+            return [self._round(stages, lesson, probes, before, first, further)]
+        return []
 
     def _once(self, stage: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """What a stage gives: done and written down, unless the job has reached it before."""
@@ -229,12 +233,16 @@ class Stages:
             self._checkpoint(stage).unlink(missing_ok=True)
 
     @contextmanager
-    def _fatal(self, *kinds: type[EngrainError]) -> Iterator[None]:
-        """End the job by these errors: they would come again, to the bit, so nothing is resumed."""
+    def _fatal(self, *kinds: type[EngrainError], first: Round | None = None) -> Iterator[None]:
+        """End the job by these errors: they would come again, to the bit, so nothing is resumed.
+
+        With a ``first`` round at hand the job goes on with what that one learned.
+        """
         try:
             yield
         except kinds as error:
-            self._failed(error.message)
+            if first is None:
+                self._failed(error.message)
             raise
 
     def _began_on(self) -> str:
@@ -311,7 +319,7 @@ class Stages:
                 begun = Further(self.served.adapters([first.trained["adapter"]])[0], further)
             earlier = self.asked.lessons()
             weak = self.asked.weak(lesson) if self.recipe.mastery else []
-            with self._fatal(DivergedError):
+            with self._fatal(DivergedError, first=first):
                 result = Learner(recipe).run(
                     self.served.loaded,
                     lesson,
@@ -345,11 +353,12 @@ class Stages:
         adapter: str,
         probes: Mapping[str, Sequence[Probe]],
         before: Exam,
+        first: Round | None,
     ) -> tuple[str, Exam]:
         """The exam with the lesson, and the digest of its weights; it must have changed both."""
         weights, digest = self.served.fold((*self.ledger.current().adapters, adapter))
         engine = self.served.engine
-        with self._fatal(NoEffectError):
+        with self._fatal(NoEffectError, first=first):
             with self.served.candidate(weights, digest) as changed:
                 effect.check_weights(changed)
                 after = self._examined(stage, probes, None)

@@ -41,7 +41,7 @@ from engrain.model.cache import (
 from engrain.model.context import Context, check_context, compute_context, extend
 from engrain.model.decode import Plan
 from engrain.model.loading import LoadedModel
-from engrain.model.rows import Row, batches, cut
+from engrain.model.rows import Row, batches, cut, repeats
 from engrain.model.sampling import (
     TextDecoder,
     choose,
@@ -118,13 +118,15 @@ class Engine:
         batch_size: int = 32,
         prefixes: Sequence[str] | None = None,
         exact: bool = True,
+        lists: bool = False,
     ) -> list[str]:
         """Answer each conversation; the order of the answers is that of the prompts.
 
         ``prefixes`` are texts with which the answers have already begun; only what follows them is
         given. The same call gives the same answers, bit for bit, on the same machine. Without
         ``exact`` an answer may depend on what else is asked in the call, in the last bits of a
-        choice, and many answers come sooner.
+        choice, and many answers come sooner. With ``lists`` an answer is a list, which has ended
+        where a line comes for the second time.
         """
         if prefixes is not None and len(prefixes) != len(prompts):
             raise UsageError(
@@ -136,6 +138,8 @@ class Engine:
             self._row(i, self.encode_chat(messages, prefix), max_new_tokens, temperature, seed)
             for i, (messages, prefix) in enumerate(zip(prompts, begun, strict=True))
         ]
+        for row in rows:
+            row.lists = lists
         how = {"temperature": temperature, "top_p": top_p}
         self._run(rows, **how, batch_size=batch_size, exact=exact)
         return [
@@ -439,6 +443,8 @@ class Engine:
             reach = 4 * max(map(len, row.stop)) + 8
             tail = decode(self.loaded.tokenizer, row.new[-reach:])
             row.finished = any(text in tail for text in row.stop)
+        if row.lists and not row.finished and "\n" in decode(self.loaded.tokenizer, [token]):
+            row.finished = repeats(decode(self.loaded.tokenizer, row.new))
         return True
 
     def _choose(

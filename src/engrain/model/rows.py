@@ -22,6 +22,7 @@ class Row:
     uniforms: Tensor | None = None
     new: list[int] = field(default_factory=list)
     finished: bool = False
+    lists: bool = False
 
 
 def batches(order: Sequence[int], lengths: Sequence[int], size: int) -> Iterator[list[int]]:
@@ -36,6 +37,12 @@ def batches(order: Sequence[int], lengths: Sequence[int], size: int) -> Iterator
         batch.append(index)
     if batch:
         yield batch
+
+
+def repeats(text: str) -> bool:
+    """Whether a finished line of a text is there twice; the last line has not ended."""
+    lines = [line.strip() for line in text.split("\n")[:-1] if line.strip()]
+    return len(set(lines)) < len(lines)
 
 
 def cut(text: str, stop: Sequence[str]) -> str:

@@ -49,6 +49,7 @@ class StudyEngine(Protocol):
         seed: int = ...,
         batch_size: int = ...,
         exact: bool = ...,
+        lists: bool = ...,
     ) -> list[str]:
         """Answer each conversation, in order."""
 
@@ -78,8 +79,12 @@ class Reader:
         temperature: float = 0.0,
         turn: int = 0,
         tokens: int = ANSWER_TOKENS,
+        lists: bool = False,
     ) -> list[str]:
-        """What the model answers with the conversation in view; ``turn`` tells samplings apart."""
+        """What the model answers with the conversation in view; ``turn`` tells samplings apart.
+
+        With ``lists`` the answers are lists, which have ended where a line comes again.
+        """
         if not questions:
             return []
         with self.reading():
@@ -91,6 +96,7 @@ class Reader:
                 seed=(self.seed * 1009 + turn) % 2**31,
                 batch_size=BATCH,
                 exact=False,
+                lists=lists,
             )
         return [text.strip() for text in found]
 

@@ -73,7 +73,9 @@ class ModelWriter:
         """Answers of the model, all in one batch."""
         before = (*self.examples, *view)
         reader = Reader(self.reader.engine, before, self.reader.seed, self.reader.reading)
-        return reader.answers(asked, temperature=temperature, turn=turn, tokens=LIST_TOKENS)
+        return reader.answers(
+            asked, temperature=temperature, turn=turn, tokens=LIST_TOKENS, lists=True
+        )
 
 
 @dataclass(frozen=True)
