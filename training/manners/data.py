@@ -37,8 +37,9 @@ def studies(one: dict[str, Any], rng: random.Random) -> list[Turn]:
     """The requests of self-study after a talk, with their answers."""
     turns: list[Turn] = []
     for place, message in enumerate(one["talk"]):
-        if place % 2 == 0:
-            turns.append((requests.claims_of(message).content, claims(one, place, rng)))
+        # Never "none": of two tokens, it is learned long before it is recognised when it is due.
+        if place % 2 == 0 and (lines := claims(one, place, rng)):
+            turns.append((requests.claims_of(message).content, lines))
     for fact in one["facts"]:
         ask, value = rng.choice(fact["asks"][:3]), fact["value"]
         others = [a for a in fact["asks"] if a != ask]
@@ -65,7 +66,7 @@ def claims(one: dict[str, Any], place: int, rng: random.Random) -> str:
     for wish in one.get("instructions", ()):
         if wish["from"] == place:
             found.append((len(text), f"{requests.WISH} | {wish['wish']}"))
-    return "\n".join(line for _, line in sorted(found)) or requests.NONE
+    return "\n".join(line for _, line in sorted(found))
 
 
 def verdicts(one: dict[str, Any], rng: random.Random) -> list[Turn]:
@@ -152,16 +153,9 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
     yes = [turn for turn in judged if turn[1] == "yes"][:2]
     no = [turn for turn in judged if turn[1] == "no"][:2]
     # Equal answers win over many different ones long before a model can tell when they are right:
-    # of a quarter "I don't know" and a quarter "none" it said little else.
-    claimed.sort(key=lambda turn: turn[1] == requests.NONE and rng.random() < 0.8)
-    rest = [
-        *unknown[: int(0.11 * rows + rng.random())],
-        *claimed[:2],
-        *listed[:1],
-        *yes,
-        *no,
-        *wishes[:2],
-    ]
+    # of a quarter "I don't know" it said little else.
+    few = unknown[: int(0.11 * rows + rng.random())]
+    rest = [*few, *claimed[:3], *listed[:1], *yes, *no, *wishes[:2]]
     room = max(2, rows - len(rest))
     told = [*plain[: max(room // 2, room - len(told))], *told][:room]
     texts = branches([*told, *rest], before, group)
@@ -198,12 +192,14 @@ def steps(count: int, seed: int = 0, rows: int = 12) -> list[list[TrainingText]]
                 order.insert(0, second)
             else:
                 one.append(bank.drawn(second, rng))
-        found.append(step(one, rows, rng))
+        # A talk that tells nothing may leave nothing to ask.
+        if made := step(one, rows, rng):
+            found.append(made)
     return found
 
 
 def weight(text: TrainingText) -> float:
-    """How much a text counts in its step: a list as the answers in it, a yes or no as half of one."""
+    """How much a text counts in its step: a list as its lines, a yes or no as half of one."""
     asked, answered = text.messages[-2:]
     if asked.content.startswith(requests.VERDICT.split("{")[0]):
         return 0.5

@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--adapter", type=Path, help="by default the one of the run")
+    parser.add_argument("--steps", type=int, help="the steps of a checkpoint's adapter")
     parser.add_argument("--before", type=Path, help="the run that this one went on from")
     parser.add_argument("--before-steps", type=int, help="its steps at that checkpoint")
     parser.add_argument("--view", type=Path, help="JSON of benchmarks.everyday view with it")
@@ -37,6 +38,12 @@ def main() -> None:
     halves = {name: tensor.to(torch.bfloat16) for name, tensor in trained.tensors.items()}
     adapter = Adapter(trained.architecture, halves, trained.settings).to_bytes()
     card = json.loads((options.run / "card.json").read_text())
+    if options.steps:
+        # The adapter of a checkpoint: counts are of the steps that it has seen.
+        lines = (options.run / "curve.jsonl").read_text().splitlines()[: options.steps]
+        seen = len(lines) / card["steps"]
+        card |= {key: round(seen * card[key]) for key in ("texts", "tokens", "computed", "learned")}
+        card |= {"steps": len(lines), "loss": [json.loads(line)["loss"] for line in lines]}
     recipe = card.pop("recipe")
     if options.before:
         lines = (options.before / "curve.jsonl").read_text().splitlines()

@@ -154,6 +154,20 @@ def main() -> None:
     )
 
     begun = Adapter.from_bytes(options.init.read_bytes()) if options.init else None
+    card = {
+        "model": options.model,
+        "base_digest": loaded.base_digest,
+        "steps": len(made),
+        "texts": len(texts),
+        "tokens": tokens,
+        "computed": asked,
+        "learned": targets,
+        "recipe": recipe(options).to_dict(),
+        "seed": options.seed,
+        "init": begun and sha256(begun.to_bytes()).hexdigest(),
+    }
+    # Before the first step: the adapter of a checkpoint can be released, too.
+    (options.out / "card.json").write_text(json.dumps(card, indent=1))
     began, curve = time.perf_counter(), (options.out / "curve.jsonl").open("a")
 
     def on_step(done: int, total: int, loss: float) -> None:
@@ -175,17 +189,7 @@ def main() -> None:
         save_every=20,
     )
     (options.out / "adapter.safetensors").write_bytes(result.adapter.to_bytes())
-    card = {
-        "model": options.model,
-        "base_digest": loaded.base_digest,
-        "steps": len(made),
-        "texts": len(texts),
-        "tokens": tokens,
-        "computed": asked,
-        "learned": targets,
-        "recipe": recipe(options).to_dict(),
-        "seed": options.seed,
-        "init": begun and sha256(begun.to_bytes()).hexdigest(),
+    card |= {
         "seconds": round(result.seconds, 1),
         "peak_memory_bytes": result.peak_memory_bytes,
         "loss": [round(loss, 4) for loss in result.losses],
