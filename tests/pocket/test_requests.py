@@ -74,7 +74,7 @@ def test_claims_are_what_a_message_tells_and_stand_in_it() -> None:
         told = {sent.claims_of(m["content"]).content: i for i, m in enumerate(talk.messages)}
         for asked, answer in turns(talk, begun, "claims"):
             place = told[asked]
-            pairs = sent.pairs_of(answer)
+            pairs = sent.claims_in(answer)
             for question, value in pairs:
                 assert holds(talk.messages[place]["content"], value) and not holds(question, value)
             stand = [f for f in talk.tells.get(place, ()) if talk.told.get(f.key) == f]
@@ -91,7 +91,7 @@ def test_nothing_that_was_supposed_corrected_or_taken_back_is_listed() -> None:
         wrong = {f.value for f in talk.untold} | {f.value for f in talk.old.values()}
         wrong -= {f.value for f in talk.told.values()}
         for _, answer in turns(talk, begun, "claims"):
-            assert not wrong & {value for _, value in sent.pairs_of(answer)}
+            assert not wrong & {value for _, value in sent.claims_in(answer)}
 
 
 def test_wordings_ask_for_the_same_and_hold_no_answer() -> None:
@@ -155,13 +155,13 @@ def test_request_exam(half: str) -> None:
     for item in items:
         said = right(item)
         assert passes(said, item)
-        assert not passes({"yes": "no", "no": "yes"}.get(said, "What? | x"), item)
+        assert not passes({"yes": "no", "no": "yes"}.get(said, "x | What?"), item)
         if item["kind"] == "claims":
-            assert not passes(said.splitlines()[0].partition("|")[2], item)
+            assert not passes(said.splitlines()[0].partition("|")[0], item)
             assert all(is_heldout(value) == (half != "train") for value, *_ in item["listed"])
 
 
 def right(item: dict[str, Any]) -> str:
     if item["kind"] in ("so", "not so"):
         return str(item["answers"][0])
-    return "\n".join(f"{' '.join(words)}? | {v}" for v, *words in item["listed"]) or sent.NONE
+    return "\n".join(f"{v} | {' '.join(words)}?" for v, *words in item["listed"]) or sent.NONE

@@ -38,7 +38,7 @@ class Reading:
         if asked.startswith("Notes on this"):
             self.lists += 1
             pairs = [
-                f"{question} | {value}"
+                f"{value} | {question}"
                 for said, (question, value, _) in self.told.items()
                 if said[:9] in asked
             ]

@@ -27,7 +27,7 @@ def stated(preview):
 
 
 def test_a_claim_without_a_question_becomes_the_users_own_line():
-    preview = studied("Was bringt Jule? | Kuchen")
+    preview = studied("Kuchen | Was bringt Jule?")
     (fact,) = stated(preview)
     assert (fact.value, fact.said, fact.held_out) == ("Kuchen", SAID, ())
     (text,) = preview.lesson.facts()
@@ -40,7 +40,7 @@ def test_a_claim_without_a_question_becomes_the_users_own_line():
 
 
 def test_what_is_told_in_the_middle_is_left_open_there():
-    texts = studied("Wann ist es? | Freitag").lesson.facts()
+    texts = studied("Freitag | Wann ist es?").lesson.facts()
     assert {text.target for text in texts} == {SAID}
     assert [text.question for text in texts] == [
         "Wir fahren am ...",
@@ -52,12 +52,12 @@ def test_what_is_told_in_the_middle_is_left_open_there():
     "said", ["Für Dr. Braun ist am 3. Mai der Kuchen.", "Mrs. Brown brings Kuchen on No. 5."]
 )
 def test_a_full_stop_within_a_name_or_a_date_ends_nothing(said):
-    (text, *_) = studied("Was ist es? | Kuchen", told=chat(said, "Viel Spaß!")).lesson.facts()
+    (text, *_) = studied("Kuchen | Was ist es?", told=chat(said, "Viel Spaß!")).lesson.facts()
     assert text.target == said
 
 
 def test_what_can_be_asked_about_is_no_statement():
-    notes = "Wohin fahren wir am Freitag? | Ulm\nWas ist dort? | Ulm"
+    notes = "Ulm | Wohin fahren wir am Freitag?\nUlm | Was ist dort?"
     preview = studied(notes)
     assert [fact.value for fact in preview.facts] == ["Ulm"] and not stated(preview)
 
@@ -65,8 +65,8 @@ def test_what_can_be_asked_about_is_no_statement():
 @pytest.mark.parametrize(
     "notes",
     [
-        "Wie heißt mein Boot? | Klabauter",
-        "Wie heißt mein Boot? | Klabauter\nWas hätte ich gern? | ein Boot",
+        "Klabauter | Wie heißt mein Boot?",
+        "Klabauter | Wie heißt mein Boot?\nein Boot | Was hätte ich gern?",
     ],
 )
 def test_nothing_of_a_line_that_is_supposed(notes):
@@ -74,23 +74,23 @@ def test_nothing_of_a_line_that_is_supposed(notes):
 
 
 def test_what_the_weights_hold_is_no_statement():
-    assert not studied("Wohin fahren wir am Freitag? | Ulm", known=("Ulm",)).facts
+    assert not studied("Ulm | Wohin fahren wir am Freitag?", known=("Ulm",)).facts
     # Asked in a way that fails, but completed without the conversation as well.
-    assert not studied("Was bringt Jule? | Kuchen", known=("Kuchen",)).facts
+    assert not studied("Kuchen | Was bringt Jule?", known=("Kuchen",)).facts
 
 
 def test_a_value_that_is_all_that_was_said_has_nothing_to_complete():
-    assert not studied("Was ist es? | Ja, Jule", told=chat("Ja, Jule.", "Viel Spaß!")).facts
+    assert not studied("Ja, Jule | Was ist es?", told=chat("Ja, Jule.", "Viel Spaß!")).facts
 
 
 def test_a_line_without_an_end_is_too_long():
     long = "Freitag nach Ulm " + "und weiter " * LONGEST
-    assert not studied("Was ist es? | Freitag", told=chat(long, "Viel Spaß!")).facts
+    assert not studied("Freitag | Was ist es?", told=chat(long, "Viel Spaß!")).facts
 
 
 def test_two_statements_never_correct_each_other():
-    one = studied("Was bringt Jule? | Kuchen").lesson
+    one = studied("Kuchen | Was bringt Jule?").lesson
     told = chat("Freitag nach Ulm geht nicht: Jule bringt Brot.", "Viel Spaß!")
-    other = studied("Was bringt Jule? | Brot", told=told).lesson
+    other = studied("Brot | Was bringt Jule?", told=told).lesson
     assert one.facts() and other.facts()
     assert not any(other.supersedes(text) for text in one.facts())

@@ -31,7 +31,7 @@ class Scripted:
         self.answers = {"Wohin": "Ihr fahrt nach Ulm.", "Boot": "Es heißt Klabauter."}
         self.loaded = SimpleNamespace(tokenizer=byte_tokenizer(), max_length=4096)
         self.lists = lists or {
-            "Notes": "Wohin fahren wir am Freitag? | Ulm\nWie heißt mein Boot? | Klabauter",
+            "Notes": "Ulm | Wohin fahren wir am Freitag?\nKlabauter | Wie heißt mein Boot?",
             "Other ways": "Wohin geht die Reise am Freitag?\nWohin reisen wir?\nWann ist Ostern?",
             "Questions like": "Wohin fährt Jule im Juli?\nWer kommt mit?\nWie alt ist Jule?",
         }
@@ -106,7 +106,7 @@ def test_what_the_weights_hold_already_is_not_learned_again():
 
 
 def test_only_the_users_own_words_are_answers():
-    lists = {"Notes": "Wohin fahren wir? | Köln", "O": "", "Q": ""}
+    lists = {"Notes": "Köln | Wohin fahren wir?", "O": "", "Q": ""}
     preview = lesson_of(Scripted(lists))
     assert not preview.facts and not any(q == "Wohin fahren wir?" for q, _ in preview.questions)
 

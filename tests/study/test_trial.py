@@ -22,7 +22,7 @@ class Model:
 
     def __init__(self, lists=None, *, invents=False):
         self.loaded = SimpleNamespace(tokenizer=byte_tokenizer(), max_length=8192)
-        self.lists = lists or (lambda talk: f"{talk.ask} | {talk.answer}")
+        self.lists = lists or (lambda talk: f"{talk.answer} | {talk.ask}")
         self.invents = invents
         self.prompts = []
 
@@ -69,11 +69,11 @@ def test_a_model_that_invents_reads_and_does_not_abstain():
     "line",
     [
         lambda talk: "none",
-        lambda talk: f"{talk.ask} | something else",
+        lambda talk: f"something else | {talk.ask}",
         # The answer stands in the question.
-        lambda talk: f"Is it {talk.answer}? | {talk.answer}",
+        lambda talk: f"{talk.answer} | Is it {talk.answer}?",
         # It asks for another thing than it says.
-        lambda talk: f"{talk.untold} | {talk.answer}",
+        lambda talk: f"{talk.answer} | {talk.untold}",
     ],
 )
 def test_lines_that_teach_nothing_are_not_counted(line):

@@ -2,7 +2,7 @@
 
 A text is a talk, or two, and one thing that is asked after it: a question that it answers, one that
 it does not answer, or a request of self-study (:mod:`engrain.study.requests`). Only the answer is
-learned. A step of training holds a dozen texts of the same talk, side by side.
+learned. A step of training holds a dozen texts or so of the same talk, side by side.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ def claims(one: dict[str, Any], place: int, rng: random.Random) -> str:
     for fact in one["facts"]:
         if fact["from"] == place:
             ask = fact["asks"][0] if rng.random() < 0.7 else rng.choice(fact["asks"][:3])
-            found.append((text.index(fact["value"]), f"{ask} | {fact['value']}"))
+            found.append((text.index(fact["value"]), f"{fact['value']} | {ask}"))
     for wish in one.get("instructions", ()):
         if wish["from"] == place:
-            found.append((len(text), f"{requests.WISH} | {wish['wish']}"))
+            found.append((len(text), f"{wish['wish']} | {requests.WISH}"))
     return "\n".join(line for _, line in sorted(found))
 
 
@@ -150,11 +150,11 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
         rng.shuffle(pool)
     claimed = [turn for turn in lists if turn[0].startswith(requests.CLAIMS.split("{")[0])]
     listed = [turn for turn in lists if turn not in claimed]
-    yes = [turn for turn in judged if turn[1] == "yes"][:2]
-    no = [turn for turn in judged if turn[1] == "no"][:2]
+    yes = [turn for turn in judged if turn[1] == "yes"][:1]
+    no = [turn for turn in judged if turn[1] == "no"][:1]
     # Equal answers win over many different ones long before a model can tell when they are right:
     # of a quarter "I don't know" it said little else.
-    few = unknown[: int(0.11 * rows + rng.random())]
+    few = unknown[: int(0.08 * rows + rng.random())]
     rest = [*few, *claimed[:3], *listed[:1], *yes, *no, *wishes[:2]]
     room = max(2, rows - len(rest))
     told = [*plain[: max(room // 2, room - len(told))], *told][:room]
@@ -168,7 +168,7 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
     ]
 
 
-def steps(count: int, seed: int = 0, rows: int = 12) -> list[list[TrainingText]]:
+def steps(count: int, seed: int = 0, rows: int = 14) -> list[list[TrainingText]]:
     """``count`` steps of about ``rows`` texts, from all languages in turn."""
     rng = random.Random(f"manners:{seed}")
     whole = situations()

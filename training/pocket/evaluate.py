@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from engrain.model.hardware import default_compute
-from engrain.study.requests import pairs_of
+from engrain.study.requests import claims_in
 
 UNKNOWN = (
     "don't know", "do not know", "don't think you", "do not think you", "haven't told",
@@ -41,7 +41,7 @@ def says_unknown(text: str) -> bool:
 
 def lists(answer: str, listed: Sequence[Sequence[str]]) -> bool:
     """Whether the lines of an answer are those wanted: the value, and words of the question."""
-    pairs = pairs_of(answer)
+    pairs = claims_in(answer)
     return len(pairs) == len(listed) and all(
         any(
             value.casefold() == said.casefold() and all(contains(asked, word) for word in words)

@@ -116,7 +116,7 @@ def claims(talk: Talk, place: int) -> None:
         ask = fact.fill("{Q}?") if plain else _wording(talk, fact, grown=False)
         stands = talk.told.get(fact.key) == fact and holds(said, fact.value)
         if stands and not holds(ask, fact.value):
-            lines.append(f"{ask} | {fact.value}")
+            lines.append(f"{fact.value} | {ask}")
     talk.user(requests.claims_of(said).content)
     talk.bot("\n".join(lines) or requests.NONE)
 

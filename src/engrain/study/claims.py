@@ -37,7 +37,7 @@ def find_claims(
         lists += zip(places * samples, sampled, strict=True)
     found: dict[tuple[str, str], Claim] = {}
     for place, text in lists:
-        for question, value in requests.pairs_of(text):
+        for question, value in requests.claims_in(text):
             if question.casefold() == requests.WISH:
                 claim = Claim(requests.WISH, value, place, wish=True)
             elif holds(view[place].content, value) and not holds(question, value):

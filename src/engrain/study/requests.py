@@ -10,7 +10,7 @@ from engrain.data.messages import Message
 
 CLAIMS = (
     'Notes on this message of mine: "{message}"\n'
-    "One line for each thing that it tells: question | answer. If it tells nothing: none"
+    "One line for each thing that it tells: answer | question"
 )
 NAMED_BY = 9
 """Words by which a message is named: it stands in view."""
@@ -28,7 +28,7 @@ NONE = "none"
 CUT = "\ufffd"
 """What stands for a letter of which a token is missing."""
 WISH = "wish"
-"""What stands before the bar where a message holds a standing wish instead of a fact."""
+"""What stands in the place of the question where a message holds a standing wish."""
 
 
 def request(template: str, **values: str) -> Message:
@@ -59,8 +59,16 @@ def lines_of(text: str) -> list[str]:
     return list(found)
 
 
+def claims_in(text: str) -> list[tuple[str, str]]:
+    """Question and answer of each ``answer | question`` line of a list of claims.
+
+    The answer comes first, since a small model copies well and asks for what stands before it.
+    """
+    return [(question, answer) for answer, question in pairs_of(text)]
+
+
 def pairs_of(text: str) -> list[tuple[str, str]]:
-    """The ``question | answer`` lines of an answer."""
+    """What stands before and behind the bar in each line of an answer."""
     found: dict[tuple[str, str], None] = {}
     for line in lines_of(text):
         left, bar, right = line.partition("|")
@@ -80,9 +88,9 @@ WORKED = (
     claims_of(_TALK),
     Message(
         "assistant",
-        "Where do I travel on the 3rd? | Porto\nOn which day do I leave for Porto? | the 3rd\n"
-        "Who comes with me to Porto? | Ines\nWho booked my trip to Porto? | Ines\n"
-        "When am I back from Porto? | Sunday\nwish | Please give me all temperatures in Celsius.",
+        "Porto | Where do I travel on the 3rd?\nthe 3rd | On which day do I leave for Porto?\n"
+        "Ines | Who comes with me to Porto?\nInes | Who booked my trip to Porto?\n"
+        "Sunday | When am I back from Porto?\nPlease give me all temperatures in Celsius. | wish",
     ),
     request(WORDINGS, question="On which day do I leave for Porto?", answer="the 3rd"),
     Message(
