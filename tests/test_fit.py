@@ -178,8 +178,8 @@ def test_gradient_release_and_recomputation_are_counted() -> None:
 def test_phases_of_a_lesson() -> None:
     loaded, panel = tiny_model("llama"), load_panel()
     recipe = named("default")
-    found = lesson_memory(loaded, recipe, panel, conversations=[TOLD], noise=True)
-    assert set(found.phases) == {"training", "exams", "self_study", "noise"}
+    found = lesson_memory(loaded, recipe, panel, conversations=[TOLD])
+    assert set(found.phases) == {"training", "exams", "self_study"}
     assert found.fits and found.peak_bytes > loaded.nbytes
     assert set(lesson_memory(loaded, recipe, panel, examples=fit.stock_texts(3)).phases) == {
         "training",

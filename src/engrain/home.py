@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Self, Unpack
 from engrain.data.messages import Message
 from engrain.exam.exam import Exam, run_exam
 from engrain.exam.kept import Kept
-from engrain.exam.panel import Panel, load_panel
+from engrain.exam.panel import Panel
 from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State
 from engrain.lesson import zero
-from engrain.lesson.asked import QUICK, SHORT_PANEL, Asked, OnProgress
+from engrain.lesson.asked import Asked, OnProgress, panel_for
 from engrain.lesson.changes import Change, Changes
 from engrain.lesson.folder import LEDGER_FILE as LEDGER_FILE
 from engrain.lesson.folder import HomeFolder, Overrides, Where
@@ -126,8 +126,7 @@ class Home:
     @cached_property
     def panel(self) -> Panel:
         """The panel that guards this home's model; a short one where a question takes long."""
-        quick, panel = self.loaded.profile.parameters <= QUICK, load_panel()
-        return panel if quick else panel.smaller(SHORT_PANEL)
+        return panel_for(self.loaded, self.path / "speed")
 
     @property
     def asked(self) -> Asked:

@@ -133,6 +133,7 @@ def test_compute_is_shown_with_its_origin_and_reaches_the_learner(
     run: Run, home: Path, examples: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = "float32" if hardware.default_compute() == "bfloat16" else "bfloat16"
+    before = set((home / "speed").glob("*.json"))
     assert findings(run)["compute"]["figures"]["compute"] == hardware.default_compute()
     monkeypatch.setenv("ENGRAIN_MODEL__COMPUTE", other)
     try:
@@ -141,11 +142,21 @@ def test_compute_is_shown_with_its_origin_and_reaches_the_learner(
         assert "ENGRAIN_MODEL__COMPUTE" in found["words"]
         assert run("learn", str(examples), *QUICK, *OPEN_GATE).code == 0
         assert hardware.overridden_compute() == other
-        # Speeds and noise bands of the other type have keys of their own.
-        assert len(list((home / "noise").glob("*.json"))) == 2
+        # What was timed in the other type has keys of its own.
+        after = set((home / "speed").glob("*.json"))
+        assert before < after and len(after) == 2 * len(before)
         assert run("config", "show", "--set", "model.compute=float16").code == 2
     finally:
         hardware.set_compute()
+
+
+def test_doctor_measures_the_noise_of_the_panel_when_asked(run: Run, home: Path) -> None:
+    assert "noise" not in findings(run) and not (home / "noise").exists()
+    figures = findings(run, "--noise")["noise"]["figures"]
+    assert figures["copies"] >= 2 and figures["figures"]["loss"]["band"] >= 0
+    (kept,) = (home / "noise").glob("*.json")
+    kept.touch()
+    assert findings(run, "--noise")["noise"]["figures"] == figures, "it was measured twice"
 
 
 def test_doctor_warns_of_what_was_measured_faster(

@@ -12,6 +12,7 @@ import pytest
 from engrain.home import Home
 from engrain.lesson import cost
 from engrain.lesson import folder as module
+from engrain.lesson.pace import Pace
 from engrain.model.threads import set_threads
 from tests.home.home_tools import examples_file, new_home, open_home, save_model
 
@@ -38,7 +39,13 @@ _really_load = module.load
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """One load of a model a session, and no timing of the machine."""
     monkeypatch.setattr(module, "load", _load_once)
-    monkeypatch.setattr(cost, "calibrate", lambda *_: cost.Speed(1e-4, 1e-3, 1e-3))
+    _known_speed(monkeypatch)
+
+
+def _known_speed(patch: pytest.MonkeyPatch) -> None:
+    pace = Pace(1e-12, 1e-12, 1e-12, 1e-12, 1e-12)
+    patch.setattr(cost, "kept_pace", lambda *_: pace)
+    patch.setattr(cost, "calibrate", lambda *_: 1e-13)
 
 
 @pytest.fixture(scope="session")
@@ -59,7 +66,7 @@ def taught_folder(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path
     folder = tmp_path_factory.mktemp("taught")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "load", _load_once)
-        patch.setattr(cost, "calibrate", lambda *_: cost.Speed(1e-4, 1e-3, 1e-3))
+        _known_speed(patch)
         with new_home(folder / "home", model) as home:
             for number in (1, 2, 3):
                 assert home.learn(examples_file(folder, number)).accepted

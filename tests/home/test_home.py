@@ -637,7 +637,7 @@ def test_no_space_for_the_commit(
 
 
 def test_measurements_that_can_not_be_kept_stop_nothing(tmp_path: Path, taught: Home) -> None:
-    for name in ("panels", "noise"):
+    for name in ("panels", "speed"):
         for path in (taught.path / name).iterdir():
             path.write_text("{")
         (taught.path / name).rename(taught.path / f"{name}-old")
@@ -940,7 +940,7 @@ def test_the_best_recall_so_far(taught: Home, monkeypatch: pytest.MonkeyPatch) -
 
 
 # ---------------------------------------------------------------------------- measured once
-def test_noise_and_panels_are_measured_once(
+def test_panels_are_run_once_and_no_lesson_waits_for_the_noise(
     tmp_path: Path, taught: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[str] = []
@@ -953,11 +953,12 @@ def test_noise_and_panels_are_measured_once(
         return really(engine, panel, **options)
 
     def never(*_: Any, **__: Any) -> None:
-        raise AssertionError("the noise band was measured twice")
+        raise AssertionError("a lesson measured the noise band")
 
     monkeypatch.setattr(exams, "run_panel", counted)
     monkeypatch.setattr(asking, "run_panel", counted)
     monkeypatch.setattr(asking, "measure_noise", never)
+    assert not (taught.path / "noise").exists() and not taught.asked.known_noise().measured
     outcome = taught.learn(examples_file(tmp_path, 4))
     # Before: known from the lesson before it. So only the candidate is examined.
     assert runs == [outcome.state_after]
@@ -973,6 +974,30 @@ def test_noise_and_panels_are_measured_once(
     assert taught.asked.origin().digest == taught.panel.digest
     assert taught.asked.origin().digest == taught.panel.digest
     assert runs == [origin] and live_digest(taught) == taught.state.digest
+
+
+def test_the_first_lesson_runs_the_panel_before_and_after_alone(
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from engrain.exam import exam as exams
+
+    runs: list[str] = []
+    really = exams.run_panel
+
+    def counted(engine: Any, panel: Any, **options: Any) -> Any:
+        runs.append(engine.state_digest)
+        return really(engine, panel, **options)
+
+    monkeypatch.setattr(exams, "run_panel", counted)
+    monkeypatch.setattr(asking, "run_panel", counted)
+    with new_home(tmp_path / "home", model) as home:
+        told = home.estimate(examples_file(tmp_path, 1))
+        outcome = home.learn(examples_file(tmp_path, 1))
+        assert runs == [outcome.state_before, outcome.state_after]
+        assert told.once_seconds == 0, "there is no lesson zero, so nothing else is examined"
+        assert set(outcome.parts) == set(told.parts) and all(v > 0 for v in outcome.parts.values())
+        job = home.ledger.get_job(outcome.job)
+        assert job.payload["estimated_parts"] == dict(told.parts)
 
 
 def test_settings_of_the_tests_are_known(model: Path) -> None:

@@ -18,9 +18,9 @@ from engrain.home import Home
 from engrain.learn.learner import Learner
 from engrain.learn.recipe import named
 from engrain.learn.testing import sample_lesson
-from engrain.lesson import cost, fit, stages, writers, zero
+from engrain.lesson import fit, stages, zero
 from engrain.lesson import job as jobbing
-from engrain.lesson.writers import Chosen, Guest, choose
+from engrain.lesson.writers import Guest, choose
 from engrain.model import catalogue
 from engrain.model.loading import load_model
 from engrain.model.testing import save_tiny, tiny_model
@@ -187,14 +187,6 @@ def test_a_guest_comes_with_its_own_lesson_zero(
         assert not taught._here.examples
         loaded = taught.engine.loaded
         assert loaded.changed_since(loaded.stored())
-
-
-def test_writing_is_timed_with_the_model_that_will_write(other: Path) -> None:
-    chosen = Chosen(str(other), outline=writers._outline(str(other), PLAIN), model=PLAIN)
-    timed = cost._writing_seconds(chosen)
-    assert timed["loading_seconds"] > 0 and max(timed.values()) < 600
-    assert timed["writing_seconds"] + timed["writing_token_seconds"] > 0
-    assert cost._writing_seconds(Chosen()) == {}
 
 
 # ---------------------------------------------------------------------------- in a lesson

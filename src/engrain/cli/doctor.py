@@ -53,6 +53,10 @@ Manners = Annotated[
     bool,
     typer.Option("--manners", help="Try the model: does it read, abstain, and ask? Minutes."),
 ]
+Noise = Annotated[
+    bool,
+    typer.Option("--noise", help="Measure the noise of the panel, if it was not. Minutes."),
+]
 OtherModel = Annotated[
     str | None,
     typer.Option("--model", metavar="MODEL", help="Look at this model instead of the home's."),
@@ -62,13 +66,14 @@ OtherModel = Annotated[
 @verb(
     "doctor",
     examples="engrain doctor\nengrain doctor --clean\nengrain doctor --home ~/work --json\n"
-    "engrain doctor --manners --model smollm2-135m",
+    "engrain doctor --manners --model smollm2-135m\nengrain doctor --noise",
 )
 def doctor(
     session: Session,
     clean: Clean = False,
     measure: Measure = False,
     manners: Manners = False,
+    noise: Noise = False,
     model: OtherModel = None,
 ) -> Answer:
     """Check machine, versions, home and model; each with a remedy.
@@ -81,8 +86,11 @@ def doctor(
 
     With --manners the model is told twelve small things, asked for them and for others, and made
     to ask by itself. That says whether it needs a lesson zero. The result is kept in the home.
+
+    With --noise the panel is run on copies of the model that differ by rounding alone, once for
+    this machine. Until then the gate assumes how much its figures move by chance.
     """
-    found = list(examine(session, Look(clean, measure, manners, model)))
+    found = list(examine(session, Look(clean, measure, manners, model, noise)))
     worst = "fail" if any(f.status == "fail" for f in found) else "ok"
     lines = []
     for item in found:
@@ -102,6 +110,7 @@ class Look:
     measure: bool = False
     manners: bool = False
     model: str | None = None
+    noise: bool = False
 
 
 def examine(session: Session, look: Look) -> Iterator[Finding]:
@@ -143,6 +152,8 @@ def examine(session: Session, look: Look) -> Iterator[Finding]:
     yield from _guarded("writer", lambda: _writer(home))
     if look.manners:
         yield from _guarded("manners", lambda: _home_manners(session, home, look))
+    if look.noise:
+        yield from _guarded("noise", lambda: _noise(session, home))
 
 
 def _guarded(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
@@ -408,6 +419,17 @@ def _home_manners(session: Session, home: Home, look: Look) -> Iterator[Finding]
     elif remedy and not adapter and shipped(home.loaded.base_digest):
         remedy = "A lesson zero of it comes with engrain: a new home begins with it (engrain init)."
     yield replace(found, remedy=remedy)
+
+
+def _noise(session: Session, home: Home) -> Iterator[Finding]:
+    """The noise band of the home's panel, measured now or before."""
+    asked = home.asked
+    with session.progress("Measuring the noise of the panel") as on_progress:
+        band = asked.noise(on_progress)
+    loss = band.of("loss")
+    words = f"of {band.copies} copies; by chance the panel's loss moves by "
+    words += f"{100 * loss.band / loss.mean:.2f}%"
+    yield Finding("noise", "ok", words, "", band.to_dict())
 
 
 def _manners(

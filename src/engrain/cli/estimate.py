@@ -37,8 +37,9 @@ def estimate(
 ) -> Answer:
     """Tell seconds and peak memory of a lesson; nothing is learned.
 
-    The first time, pieces of a lesson are timed on this machine with this recipe. What would not
-    fit into memory is not timed. The exit code is 0 either way; `engrain learn` refuses it.
+    The first time, a few passes of the model and small steps of this recipe are timed on this
+    machine; all else is counted. What would not fit into memory is not timed. The exit code is 0
+    either way; `engrain learn` refuses it.
     """
     home = session.home(overrides(set_))
     with session.progress("Timing the machine"):
@@ -60,7 +61,7 @@ def _lines(found: Estimate) -> list[str]:
         lines[1:1] = [f"Questions are asked by {name}: {found.why}."]
     rows = [(_words(name), f"{number(value, 1)} s") for name, value in found.parts.items()]
     if found.once_seconds:
-        rows.append(("noise of the panel, once", f"{number(found.once_seconds, 1)} s"))
+        rows.append(("the untaught model's panel, once", f"{number(found.once_seconds, 1)} s"))
     if found.further_seconds:
         rows.append(("a second round, if needed", f"{number(found.further_seconds, 1)} s"))
     for name, parts in found.memory.phases.items():

@@ -138,15 +138,20 @@ class Setting:
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a part of a recipe adds to the memory of a step.
+    """What a part of a recipe adds to the memory and to the seconds of a run.
 
     ``kept_bytes`` are held from the preparation to the end; ``tokens`` run through the model with
-    gradients in each step, and ``targets`` of them have their logits held.
+    gradients in the dearest step, and ``targets`` of them have their logits held. Before the first
+    step ``read`` tokens run through it, ``predicted`` of them with logits; each step takes one of
+    ``groups`` of these.
     """
 
     kept_bytes: int = 0
     tokens: int = 0
     targets: int = 0
+    read: int = 0
+    predicted: int = 0
+    groups: int = 1
 
 
 class Technique:

@@ -12,18 +12,25 @@ import random
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engrain.data.lessons import Lesson, Probe, TrainingText
+from engrain.exam import panel as panels
 from engrain.exam.exam import Exam
 from engrain.exam.gate import LEARNED_KINDS
 from engrain.exam.kept import Kept
 from engrain.exam.noise import NoiseBand, measure_noise
-from engrain.exam.panel import PanelResult, run_panel
+from engrain.exam.panel import Panel, PanelResult, run_panel
 from engrain.ledger.ledger import Ledger
 from engrain.ledger.records import LessonEntry, Status
+from engrain.lesson.pace import Shape, kept_pace, panel_passes
 from engrain.lesson.served import Served
 from engrain.lesson.weak import asked_for
 from engrain.model.adapter import Adapter
+
+if TYPE_CHECKING:
+    from engrain.model.loading import LoadedModel
 
 OnProgress = Callable[[str, int, int], None]
 """Called with (stage, done, in all) while a stage runs."""
@@ -36,19 +43,32 @@ MOST_TIMES = 3
 
 QUICK = 50_000_000
 """Parameters up to which a panel is run in seconds."""
-SHORT_PANEL = {
-    "loss": 16,
-    "capability": 30,
-    "arithmetic": 10,
-    "format": 6,
-    "reading": 8,
-    "locality": 10,
-    "abstention": 8,
-}
+_SHORT = ("loss", "capability", "arithmetic", "format", "reading", "locality", "abstention")
+SHORT_PANELS = tuple(
+    dict(zip(_SHORT, counts, strict=True))
+    for counts in ((16, 30, 10, 6, 8, 10, 8), (8, 16, 8, 6, 8, 8, 8), (4, 8, 5, 4, 6, 6, 6))
+)
 """What is asked of larger models: an exam must not take longer than the lesson."""
+PANEL_SECONDS = 60.0
+"""Seconds in which the panel of a larger model is run: the longest of these that keeps to them is
+taken, and the shortest in any case. It is told from the model's pace, which is kept in the home, so
+on one machine a home has the same panel each time."""
 
 WERE_SERVED: tuple[Status, ...] = ("active", "disabled", "undone")
 """Statuses of lessons whose exam afterwards was made on a state that was in force."""
+
+
+def panel_for(loaded: LoadedModel, folder: Path) -> Panel:
+    """The panel that guards a model; ``folder`` keeps its pace on this machine."""
+    whole = panels.load_panel()
+    if loaded.profile.parameters <= QUICK:
+        return whole
+    pace, shape = kept_pace(folder, loaded), Shape.of(loaded)
+    for counts in SHORT_PANELS:
+        panel = whole.smaller(counts)
+        if pace.seconds(panel_passes(panel, loaded), shape) <= PANEL_SECONDS:
+            break
+    return panel
 
 
 @dataclass(frozen=True)
@@ -175,15 +195,13 @@ class Asked:
             self.kept.keep_result(state, result)
         return result
 
-    def known_noise(self, on_progress: OnProgress | None = None) -> NoiseBand:
-        """The noise band if it was measured or soon is; else an assumed one: no lesson waits."""
-        if self.served.loaded.profile.parameters <= QUICK:
-            return self.noise(on_progress)
+    def known_noise(self) -> NoiseBand:
+        """The noise band if it was measured, else an assumed one: no lesson waits for it."""
         known = self.kept.noise()
         return known or NoiseBand.assumed(self.kept.base_digest, self.kept.panel.digest)
 
     def noise(self, on_progress: OnProgress | None = None) -> NoiseBand:
-        """The noise band of the panel, measured once for this model, machine and panel."""
+        """The noise band of the panel, measured once (``engrain doctor --noise``)."""
         if known := self.kept.noise():
             return known
         origin = self.origin()

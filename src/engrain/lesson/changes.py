@@ -149,9 +149,9 @@ class Changes:
                 )
             jobs = self.jobs
             chosen = jobs.recipe(recipe) if recipe else Recipe.from_dict(dict(old.recipe))
-            seconds = jobs.seconds(chosen, (), old.lesson.balanced(), force=force)
+            told = jobs.told(chosen, (), old.lesson.balanced(), force=force)
             sources = list(old.lesson.sources)
-            job = jobs.begin(chosen, old.seed, seconds, conversations=sources, again=old.id)
+            job = jobs.begin(chosen, old.seed, told, conversations=sources, again=old.id)
             return jobs.run(job, on_progress, require)
 
     def _gone(self, lesson: str) -> Change:

@@ -1,87 +1,60 @@
 """What a lesson will cost, told before it runs: seconds and peak memory, part by part.
 
-A short calibration times the parts of a lesson on this machine with this model and recipe:
-questions with and without a conversation in view, training steps, a piece of the panel, the folding
-of weights. A lesson is then priced from the sentences that the user said. Every finished lesson
-corrects the price by what it really took. Memory comes from a formula (:mod:`engrain.lesson.fit`).
+Two things are timed once: the passes of the model (:mod:`engrain.lesson.pace`) and two small steps
+of the recipe's own learner. That takes some hundred tokens, whatever the lesson, the panel and the
+anchors hold, and no other model is loaded for it. All else is counted
+(:mod:`engrain.lesson.amounts`). Every finished lesson corrects each part by what it really took.
+Memory comes from a formula (:mod:`engrain.lesson.fit`).
 """
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, TrainingText, canonical_digest
-from engrain.data.messages import Conversation, Message
-from engrain.dream.reader import ANSWER_TOKENS, in_context
-from engrain.dream.self_study import EFFORTS
 from engrain.exam.kept import keep_measured, read_measured
-from engrain.exam.panel import run_panel
 from engrain.learn.learner import Learner
-from engrain.lesson.asked import EARLIER_PROBES
-from engrain.lesson.fit import STOCK, Memory, expected_lesson, lesson_memory, stock_texts
-from engrain.lesson.writers import Chosen, Guest
+from engrain.learn.technique import Setting
+from engrain.lesson import amounts
+from engrain.lesson.amounts import Source as Source
+from engrain.lesson.amounts import Training
+from engrain.lesson.fit import Memory, lesson_memory, stock_texts
+from engrain.lesson.pace import Pace, Shape, kept_pace, panel_passes
+from engrain.lesson.writers import Chosen
 from engrain.model.threads import machine_digest
-from engrain.study.lesson import EFFORTS as WRITTEN
-from engrain.study.questions import NEAR_WORDINGS, WORDED
 
 if TYPE_CHECKING:
     from engrain.exam.panel import Panel
     from engrain.learn.recipe import Recipe
     from engrain.lesson.served import Served
-    from engrain.model.adapter import Adapter
-    from engrain.model.engine import Engine
+    from engrain.model.loading import LoadedModel
 
-FACTS_PER_SENTENCE = 0.75
-"""Facts that self-study finds in a telling sentence (measured on made-up lives, pocket)."""
-CLOSED_PER_CONTRAST = 1.4
-"""Questions without the conversation for each contrast text wanted (the same)."""
-READ_PER_SENTENCE = 2.0
-"""Questions with the conversation in view for each reading of a fact that an effort asks for."""
-PYTHON_SECONDS = 0.005
-"""Checking of one answer, outside of the model."""
-PROBES_PER_SENTENCE = 1.6
-MISSING = 0.25
-"""Share of the facts for which a second round asks for wordings again."""
-STEPS = 6
-"""Training steps that are timed."""
-READ_TOKENS = 48
-"""Tokens of a timed answer with the conversation in view: short answers and some lists."""
-READERS = 6
-"""Questions that self-study asks at once of one window."""
+MOST = 4e10
+"""Numbers of a timed step, as far as one text of each kind allows: some 2 s at 100 GFLOP/s, since
+forward and backward are four operations for each number of a frozen weight."""
+QUICK = MOST / 4
+"""Numbers of a step of which several are timed."""
+FEW = 2
+"""Anchors of the timed steps."""
+ABSENT = 3
+"""Copies of the weights in a step from which an earlier lesson is missing."""
 TRUST = 0.5
-"""How far one finished lesson moves the correction."""
-
-_SENTENCE = re.compile(r"[^.!?\n]+[.!?\n]?")
-_TOLD = "I went to the harbour on Monday and bought a small red boat."
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a lesson is made of, as far as that is known before it is studied.
-
-    ``weak`` counts the texts of weak facts of earlier lessons that are trained again with it.
-    """
-
-    conversations: Sequence[Conversation] = ()
-    examples: Sequence[TrainingText] = ()
-    effort: str = "normal"
-    earlier: Sequence[Lesson] = ()
-    adapters: Sequence[Adapter] = ()
-    weak: int = 0
+"""How far one finished lesson moves the corrections."""
+WILDEST = 16.0
+"""Times by which a lesson may be off before it says nothing about the next."""
 
 
 @dataclass(frozen=True)
 class Estimate:
     """What a lesson will take: seconds by part, none where it was not timed, and memory.
 
-    ``once_seconds`` are spent before the first lesson on a machine alone: the panel's noise band.
+    ``once_seconds`` are spent in the first lesson of a home alone: the panel on the untaught model.
     ``further_seconds`` are those of a second round, which only follows where the exam finds
     something missing.
     ``writer`` asks the questions, for the reason ``why``; it is "" where there is nothing to study.
@@ -116,169 +89,79 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of the parts of a lesson, and the correction that finished lessons taught.
+    """What was timed of a model and a recipe, and the corrections that finished lessons taught.
 
-    A question with a conversation of c tokens in view takes ``reading_seconds`` +
-    ``token_seconds`` * c. A second model that writes takes ``loading_seconds``, and for each of its
-    lists ``writing_seconds`` + ``writing_token_seconds`` * c.
+    ``training`` are seconds for each number of a step (:class:`engrain.lesson.amounts.Training`).
+    ``corrections`` are factors by part; self-study has one for each writer.
     """
 
-    question_seconds: float
-    step_seconds: float
-    panel_seconds: float
-    reading_seconds: float = 0.0
-    token_seconds: float = 0.0
-    prepare_seconds: float = 0.0
-    fold_seconds: float = 0.0
-    correction: float = 1.0
-    loading_seconds: float = 0.0
-    writing_seconds: float = 0.0
-    writing_token_seconds: float = 0.0
+    pace: Pace
+    training: float
+    corrections: Mapping[str, float] = field(default_factory=dict)
 
-    def parts(self, recipe: Recipe, source: Source) -> dict[str, float]:
-        """Seconds of self-study, exams and training."""
-        effort, lists = EFFORTS[source.effort], WRITTEN[source.effort]
-        study, texts, sentences = 0.0, len(source.examples) + source.weak, 0
-        if source.conversations:
-            study += self.loading_seconds
-        for conversation in source.conversations:
-            told = telling_sentences([conversation])
-            facts = FACTS_PER_SENTENCE * told
-            closed = CLOSED_PER_CONTRAST * facts * effort.wordings * effort.contrast
-            read = READ_PER_SENTENCE * told * effort.read
-            # About four characters a token.
-            view = sum(len(message.content) for message in conversation.messages) / 4
-            study += closed * (self.question_seconds + PYTHON_SECONDS)
-            study += read * (self.reading_seconds + view * self.token_seconds + PYTHON_SECONDS)
-            said = sum(message.role == "user" for message in conversation.messages)
-            written: float = said * (1 + lists.lists)
-            written += facts * (WORDED * (1 + lists.rewordings) + NEAR_WORDINGS)
-            study += written * (self.writing_seconds + view * self.writing_token_seconds)
-            texts += round(facts * effort.wordings)
-            sentences += told
-        known = sum(len(lesson.probes) for lesson in source.earlier)
-        probes = PROBES_PER_SENTENCE * sentences + len(source.examples) / 4
-        probes += min(EARLIER_PROBES, known)
-        exams = self.panel_seconds + 2 * probes * self.question_seconds + 2 * self.fold_seconds
-        training = self.prepare_seconds + recipe.steps_for(texts) * self.step_seconds
-        raw = {"self_study": study, "exams": exams, "training": training}
-        return {name: value * self.correction for name, value in raw.items()}
+    def corrected(self, parts: Mapping[str, float], writer: str) -> dict[str, float]:
+        """Seconds by part, each by its own factor."""
+        return {
+            name: value * self.corrections.get(_key(name, writer), 1.0)
+            for name, value in parts.items()
+        }
 
-    def further(self, recipe: Recipe, parts: Mapping[str, float]) -> float:
-        """Seconds of a second round: wordings of some facts, half of the steps, an exam more."""
-        if recipe.rounds < 2 or not parts:
-            return 0.0
-        # The panel before a lesson is known, so both exams run it once; preparing is not halved.
-        whole = self.correction * (self.prepare_seconds + self.panel_seconds)
-        study = MISSING * parts["self_study"]
-        return study + (parts["exams"] + parts["training"] + whole) / 2
-
-    def learned(self, told: float, taken: float) -> Speed:
-        """The speed after a lesson that was told to take ``told`` and took ``taken`` seconds."""
-        if told <= 0 or taken <= 0:
-            return self
-        return replace(self, correction=self.correction * (taken / told) ** TRUST)
+    def learned(self, told: Mapping[str, float], taken: Mapping[str, float], writer: str) -> Speed:
+        """The speed after a lesson of which these seconds were told and taken, by part."""
+        corrections = dict(self.corrections)
+        for name in told.keys() & taken.keys():
+            if told[name] > 0 and 1 / WILDEST < taken[name] / told[name] < WILDEST:
+                key = _key(name, writer)
+                moved = (taken[name] / told[name]) ** TRUST
+                corrections[key] = corrections.get(key, 1.0) * moved
+        return replace(self, corrections=corrections)
 
 
-def telling_sentences(conversations: Sequence[Conversation]) -> int:
-    """Sentences of users that are no questions: each may hold a fact."""
-    return sum(
-        1
-        for conversation in conversations
-        for message in conversation.messages
-        if message.role == "user"
-        for sentence in _SENTENCE.findall(message.content)
-        if len(sentence.split()) > 2 and not sentence.rstrip().endswith("?")
-    )
+def _key(part: str, writer: str) -> str:
+    return f"{part} by {writer}" if part == "self_study" else part
 
 
-def calibrate(
-    served: Served, recipe: Recipe, panel: Panel, source: Source, writer: Chosen
-) -> Speed:
-    """Time a piece of each part of a lesson; the weights in force stay."""
-    # Of the length of those that self-study asks, and as far beside what was told.
-    closed = [text.messages[:1] for text in stock_texts(32) if text.kind == "contrast"]
-    served.engine.generate(closed[:4], max_new_tokens=4)
-    question = _timed(lambda: served.engine.generate(closed, max_new_tokens=ANSWER_TOKENS))
-    reading, token = _reading_seconds(served.engine)
-    writing = _writing_seconds(writer)
-    prepare, step = _step_seconds(served, recipe, source)
-    fold = _timed(lambda: served.fold(()))
-    panel_seconds = _panel_seconds(served, panel)
-    measured = Speed(question / len(closed), step, panel_seconds, reading, token, prepare, fold)
-    return replace(measured, **writing)
+def calibrate(loaded: LoadedModel, recipe: Recipe) -> float:
+    """Seconds for each number of a training step, from a run of a few small ones.
 
-
-def _timed(work: Callable[[], Any]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def _writing_seconds(writer: Chosen) -> dict[str, float]:
-    """Seconds of loading a second model and of its lists; nothing where no second one is loaded."""
-    if writer.outline is None:
-        return {}
-    began = time.perf_counter()
-    with writer.opened() as guest:
-        loading = time.perf_counter() - began
-        written, token = _reading_seconds(cast(Guest, guest).engine)
-    return {
-        "loading_seconds": loading,
-        "writing_seconds": written,
-        "writing_token_seconds": token,
-    }
-
-
-def _reading_seconds(engine: Engine) -> tuple[float, float]:
-    """Seconds of a question about a conversation: without its tokens, and for each of them."""
-    found = []
-    longest = max(1, (engine.loaded.max_length - 2 * READ_TOKENS) // 100)
-    for sentences in (min(4, longest), min(40, longest)):
-        view = [Message("user", " ".join([_TOLD] * sentences)), Message("assistant", "I see.")]
-        prompts = [in_context(view, f"Number {i}: what did I buy?") for i in range(READERS)]
-        tokens = len(engine.encode_chat(prompts[0]))
-        with engine.untaught():
-            seconds = _timed(partial(engine.generate, prompts, max_new_tokens=READ_TOKENS))
-        found.append((tokens, seconds / READERS))
-    (few, quick), (many, slow) = found
-    slope = max(0.0, slow - quick) / max(1, many - few)
-    return max(0.0, quick - slope * few), slope
-
-
-def _step_seconds(served: Served, recipe: Recipe, source: Source) -> tuple[float, float]:
-    """Seconds of a run's preparation, and of one step."""
+    The rest of a run is priced from its counts. The weights in force stay.
+    """
+    brief = replace(recipe, rounds=1, absence=0.0, after_talk=0.0)
+    if "kl_anchor" in (choice.name for choice in recipe.regularization):
+        # What is held does not matter for the time, and putting back the untaught model takes some.
+        brief = brief.with_settings({"regularization.kl_anchor.reference": "current"})
+    few = sorted(anchors(), key=_length)[:FEW]
+    batch = recipe.batch_size
+    while True:
+        brief = replace(brief, batch_size=batch)
+        lesson = Lesson("timed", "", tuple(stock_texts(batch)))
+        setting = Setting(loaded, lesson, (), few, batch_size=batch)
+        numbers = Training.of(brief, setting).step
+        if numbers <= MOST or batch == 1:
+            break
+        batch = max(1, min(batch - 1, int(batch * MOST / numbers)))
+    count = 4 if numbers <= QUICK else 2
     times: list[float] = []
-    began = time.perf_counter()
-    Learner(replace(recipe, min_steps=STEPS, max_steps=STEPS)).run(
-        served.loaded,
-        expected_lesson(source.conversations, source.examples, 2 * STOCK),
-        earlier=source.earlier,
-        adapters=source.adapters,
-        anchors=anchors(),
+    Learner(replace(brief, min_steps=count, max_steps=count)).run(
+        loaded,
+        lesson,
+        anchors=few,
         on_step=lambda done, total, loss: times.append(time.perf_counter()),
     )
-    step = (times[-1] - times[0]) / (len(times) - 1)
-    return max(0.0, times[0] - began - step), step
+    # The first step sets up what the others use.
+    return min(after - before for before, after in pairwise(times)) / numbers
 
 
-def _panel_seconds(served: Served, panel: Panel) -> float:
-    """Seconds of the panel, from one batch of each part, or from a quarter of a short one."""
-    total, counts = 0.0, panel.counts()
-    batch = {part: 8 if part in ("loss", "capability") else 32 for part in counts}
-    few = panel.smaller({part: min(batch[part], -(-counts[part] // 4)) for part in counts})
-    for part, taken in few.counts().items():
-        seconds = _timed(partial(run_panel, served.engine, few, parts=[part]))
-        total += seconds * counts[part] / taken
-    return total
+def _length(text: TrainingText) -> int:
+    return sum(len(message.content) for message in text.messages)
 
 
 @dataclass(frozen=True)
 class Prices:
-    """The speed of one recipe on this machine and model, kept in a folder of the home.
+    """The prices of one recipe on this machine and model, kept in a folder of the home.
 
-    ``measured`` says whether the panel's noise band was measured on this machine before;
-    ``writer`` is who asks the questions.
+    ``taught`` says whether lesson zero is in force, ``panels`` how often a lesson runs the panel,
+    ``once`` how often the first one runs it beside that. ``writer`` asks the questions.
     """
 
     folder: Path
@@ -286,14 +169,13 @@ class Prices:
     base_digest: str
     panel: Panel
     taught: bool = False
-    measured: bool = True
+    panels: int = 1
+    once: int = 0
     writer: Chosen = field(default_factory=Chosen)
 
-    @property
-    def path(self) -> Path:
-        """The file of this speed; the first lesson has one of its own, since it replays nothing."""
-        key = [self.recipe.digest, machine_digest(), self.base_digest, self.taught]
-        key += [] if self.writer.is_self else [self.writer.name]
+    def path(self, loaded: LoadedModel) -> Path:
+        """The file of what was timed."""
+        key = [self.recipe.digest, machine_digest(), self.base_digest, str(loaded.dtype)]
         return self.folder / f"{canonical_digest(key)[:32]}.json"
 
     def memory(self, served: Served, source: Source) -> Memory:
@@ -305,7 +187,6 @@ class Prices:
             conversations=source.conversations,
             examples=source.examples,
             earlier=source.earlier,
-            noise=not self.measured,
             writer=self.writer.outline,
         )
 
@@ -316,28 +197,76 @@ class Prices:
         """
         memory = self.memory(served, source)
         writer = (self.writer.name, self.writer.why) if source.conversations else ("", "")
-        speed = load_speed(self.path)
+        loaded = served.loaded
+        speed = load_speed(self.path(loaded))
         if speed is None:
             if not memory.fits and not force:
                 return Estimate(self.recipe.name, {}, memory, 0.0, 0.0, *writer)
-            speed = calibrate(served, self.recipe, self.panel, source, self.writer)
-            keep_measured(self.path, asdict(speed))
-        parts = speed.parts(self.recipe, source)
-        # The panel on the base, and on four copies of it.
-        once = 0.0 if self.measured else 5 * speed.panel_seconds
-        further = speed.further(self.recipe, parts)
-        return Estimate(self.recipe.name, parts, memory, once, further, *writer)
+            pace = kept_pace(self.folder, loaded)
+            speed = Speed(pace, calibrate(loaded, self.recipe))
+            keep_measured(self.path(loaded), asdict(speed))
+        parts, further, once = self.seconds(speed, loaded, source)
+        return Estimate(
+            self.recipe.name,
+            speed.corrected(parts, self.writer.name),
+            memory,
+            sum(speed.corrected({"exams": once}, self.writer.name).values()),
+            sum(speed.corrected(further, self.writer.name).values()),
+            *writer,
+        )
 
-    def correct(self, told: float | None, taken: float) -> None:
-        """Let a lesson that took ``taken`` seconds correct what is told of the next."""
-        speed = load_speed(self.path)
+    def seconds(
+        self, speed: Speed, loaded: LoadedModel, source: Source
+    ) -> tuple[dict[str, float], dict[str, float], float]:
+        """Seconds by part of a lesson and of a second round, and once, before any correction."""
+        pace, own = speed.pace, Shape.of(loaded)
+        other = self.writer.outline
+        writing = own if other is None else Shape.of(other)
+        fold = pace.folding(loaded.profile.parameters)
+        panel = pace.seconds(panel_passes(self.panel, loaded), own)
+        probing = pace.seconds(amounts.probing(source.probes, own), own)
+
+        def studied(study: amounts.Study) -> float:
+            if not source.conversations:
+                return 0.0
+            loading = pace.loading(other.nbytes) if other is not None else 0.0
+            return pace.seconds(study.reader, own) + pace.seconds(study.writer, writing) + loading
+
+        run = amounts.training(self.recipe, source, loaded)
+        step = speed.training * run.step
+        if source.earlier and self.recipe.absence:
+            step += self.recipe.absence * ABSENT * 4 * loaded.profile.parameters * pace.copied
+        steps = amounts.steps(self.recipe, source)
+        # With lesson zero in force, the model that the anchors hold is folded.
+        prepared = pace.seconds(run.prepared, own) + (fold if self.taught else 0.0)
+        counted = (source, loaded, self.writer, self.taught)
+        parts = {
+            "self_study": studied(amounts.study(*counted)),
+            "exams": self.panels * panel + 2 * (probing + fold),
+            "training": prepared + steps * step,
+        }
+        further = {
+            "self_study": studied(amounts.study_again(*counted)),
+            "exams": panel + probing + fold,
+            "training": prepared + max(1, steps // 2) * step,
+        }
+        again = further if self.recipe.rounds > 1 else {}
+        return parts, again, self.once * (panel + 2 * fold)
+
+    def correct(
+        self, loaded: LoadedModel, told: Mapping[str, float], taken: Mapping[str, float]
+    ) -> None:
+        """Let a lesson that took ``taken`` seconds by part correct what is told of the next."""
+        path = self.path(loaded)
+        speed = load_speed(path)
         if speed is not None and told:
-            keep_measured(self.path, asdict(speed.learned(told, taken)))
+            keep_measured(path, asdict(speed.learned(told, taken, self.writer.name)))
 
 
 def load_speed(path: Path) -> Speed | None:
-    """A stored speed; None where there is none, or none that can be read."""
+    """What was timed; None where nothing was, or nothing that can be read."""
+    found = read_measured(path)
     try:
-        return Speed(**read_measured(path))
-    except TypeError:
+        return Speed(Pace(**found.pop("pace")), **found)
+    except (KeyError, TypeError):
         return None

@@ -37,7 +37,6 @@ CHOICE_TOKENS = 24
 """Tokens of a choice of the panel whose logits are held."""
 
 PHASES = {
-    "noise": "measuring the noise of the panel",
     "self_study": "self-study",
     "training": "training",
     "exams": "the exams",
@@ -118,10 +117,9 @@ def lesson_memory(
     conversations: Sequence[Conversation] = (),
     examples: Sequence[TrainingText] = (),
     earlier: Sequence[Lesson] = (),
-    noise: bool = False,
     writer: Outline | None = None,
 ) -> Memory:
-    """The memory of a lesson, before it is studied; ``noise`` says that the band is not measured.
+    """The memory of a lesson, before it is studied.
 
     ``writer`` is a second model, which is in memory during self-study alone. Only a few tokens are
     run through the model.
@@ -147,9 +145,6 @@ def lesson_memory(
     if conversations:
         view = _tokens(loaded, conversations)
         phases["self_study"] = study_bytes(loaded, view, taught=bool(earlier), writer=writer)
-    if noise:
-        # The base folded, the weights in force twice, and a perturbed copy.
-        phases["noise"] = {**own, **asked, "copies": whole + 3 * live}
     return Memory(phases, free_bytes() + held)
 
 

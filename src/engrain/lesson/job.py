@@ -21,7 +21,7 @@ from engrain.exam.decision import GateThresholds
 from engrain.learn.recipe import Recipe, named
 from engrain.ledger.lock import named_errors
 from engrain.lesson import cost, writers
-from engrain.lesson.asked import QUICK, Asked, OnProgress
+from engrain.lesson.asked import Asked, OnProgress
 from engrain.lesson.folder import POCKET, HomeFolder
 from engrain.lesson.stages import Outcome, Stages, lesson_to_dict
 from engrain.lesson.writers import Chosen
@@ -159,18 +159,22 @@ class Jobs:
             asked.lessons(),
             asked.adapters(),
             len(asked.weak()) if recipe.mastery else 0,
+            self.home.config.study.max_facts,
         )
         return self._prices(recipe, writer).estimate(asked.served, source, force=force)
 
     def _prices(self, recipe: Recipe, writer: Chosen) -> cost.Prices:
-        kept = self.asked().kept
+        asked = self.asked()
+        kept, state = asked.kept, self.home.ledger.current().digest
+        first = self.home.ledger.history()[0].digest
         return cost.Prices(
             self.home.path / "speed",
             recipe,
             kept.base_digest,
             kept.panel,
-            bool(self.asked().lessons()),
-            kept.noise_path.exists() or self.asked().served.loaded.profile.parameters > QUICK,
+            asked.served.mannered,
+            1 if asked.known_panel(state) else 2,
+            0 if state == first or asked.known_panel(first) else 1,
             writer,
         )
 
@@ -202,21 +206,21 @@ class Jobs:
         writer = self.writer(conversations)
         digests = [self.home.ledger.add_conversation(c) for c in conversations]
         with self.home.lock.hold("learn a lesson"):
-            seconds = self.seconds(chosen, conversations, examples, writer, force=force)
+            told = self.told(chosen, conversations, examples, writer, force=force)
             payload = {
                 "conversations": digests,
                 "examples": [text.to_dict() for text in examples],
                 "fresh": studied is None,
                 "writer": writer.name,
             }
-            job = self.begin(chosen, self.home.config.learn.seed, seconds, **payload)
+            job = self.begin(chosen, self.home.config.learn.seed, told, **payload)
             if studied is not None:
                 name = str(self.home.ledger.get_job(job).payload["lesson"])
                 record = lesson_to_dict(replace(studied, id=name))
                 self.home.ledger.advance(job, "studied", record)
             return self.run(job, on_progress, require)
 
-    def seconds(
+    def told(
         self,
         recipe: Recipe,
         conversations: Sequence[Conversation],
@@ -224,8 +228,8 @@ class Jobs:
         writer: Chosen | None = None,
         *,
         force: bool = False,
-    ) -> float | None:
-        """Seconds of a lesson that is about to begin.
+    ) -> cost.Estimate:
+        """What is told of a lesson that is about to begin.
 
         Raises:
             DoesNotFitError: it needs more memory than is free, unless with ``force``.
@@ -233,9 +237,9 @@ class Jobs:
         found = self._estimate(recipe, conversations, examples, writer or Chosen(), force)
         if not force:
             found.memory.check()
-        return found.seconds
+        return found
 
-    def begin(self, recipe: Recipe, seed: int, seconds: float | None, **source: Any) -> str:
+    def begin(self, recipe: Recipe, seed: int, told: cost.Estimate, **source: Any) -> str:
         """A new job, with all that a resume must find as it was; gives its name.
 
         ``source`` are digests of ``conversations``, ``examples`` and who asks the questions, or the
@@ -250,7 +254,8 @@ class Jobs:
             "seed": seed,
             "state": self.home.ledger.current().digest,
             "lesson": self.home.ledger.new_lesson_id(),
-            "estimate": seconds,
+            "estimate": told.seconds,
+            "estimated_parts": dict(told.parts),
             # Fixed before training: a resumed job is judged by the same thresholds.
             "gate": asdict(self.home.config.gate),
             "panel": self.asked().kept.panel.digest,
@@ -305,8 +310,6 @@ class Jobs:
                 f"The panel has changed since job {name} began: exams can't be compared.",
                 remedy="Learn the conversation again.",
             )
-        # Asked for now: after the lesson, the speed would be that of a lesson upon it.
-        prices = self._prices(recipe, writer)
         gate = GateConfig(**given["gate"])
         with named_errors(self.home.path):
             stages = Stages(
@@ -317,7 +320,7 @@ class Jobs:
                 served=asked.served,
                 asked=asked,
                 thresholds=GateThresholds.from_config(gate),
-                noise=asked.known_noise(on_progress),
+                noise=asked.known_noise(),
                 checkpoint=self.home.path / "jobs" / f"{name}.checkpoint",
                 gate=gate.enabled,
                 on_progress=on_progress or (lambda stage, done, total: None),
@@ -327,7 +330,8 @@ class Jobs:
             self._retire(again)
         if not job.reached("studied"):
             # A resumed job did part of its work before: its seconds would mislead.
-            prices.correct(given.get("estimate"), outcome.seconds - outcome.further_seconds)
+            told = given.get("estimated_parts", {})
+            self._prices(recipe, writer).correct(asked.served.loaded, told, outcome.parts)
         if require and not outcome.accepted:
             raise GateRefused(
                 f"The gate {outcome.decision.verdict} lesson {outcome.lesson.id}: "

@@ -90,7 +90,8 @@ class Outcome:
     """What became of a lesson.
 
     ``state_before`` and ``state_after`` are digests of the served weights; they are equal unless
-    the lesson was accepted. ``further_seconds`` are those of a second round among ``seconds``.
+    the lesson was accepted. ``further_seconds`` are those of a second round among ``seconds``;
+    ``parts`` are those of the first round, by part of the estimate.
     """
 
     lesson: Lesson
@@ -103,6 +104,7 @@ class Outcome:
     seconds: float
     peak_memory_bytes: int
     further_seconds: float = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     @property
     def accepted(self) -> bool:
@@ -161,10 +163,15 @@ class Stages:
         parent = self._began_on()
         self.served.refresh()
         lesson = self._studied(study)
+        studied = time.perf_counter()
         probes, superseded = self.asked.questions(lesson, weak_first=self.recipe.mastery)
-        before = self._examined("examined_before", probes, self.asked.known_panel(parent))
+        known = self.asked.known_panel(parent)
+        before = self._examined("examined_before", probes, known)
+        if known is None and before.panel is not None:
+            # In the first lesson of a home it is what the untaught model gives, too.
+            self.asked.kept.keep_result(parent, before.panel)
         rounds = [self._round(("trained", "examined_after"), lesson, probes, before)]
-        once = time.perf_counter()
+        once, trained = time.perf_counter(), float(rounds[0].trained["seconds"])
         rounds += self._second_round(rounds[0], probes, before, reword)
         further = time.perf_counter() - once if len(rounds) > 1 else 0.0
         decision = self._decided(before, rounds, superseded)
@@ -180,6 +187,11 @@ class Stages:
             seconds=time.perf_counter() - started,
             peak_memory_bytes=max(int(one.trained["peak_memory_bytes"]) for one in rounds),
             further_seconds=further,
+            parts={
+                "self_study": studied - started,
+                "exams": once - studied - trained,
+                "training": trained,
+            },
         )
         self._committed(outcome, kept.trained["adapter"])
         return outcome

@@ -127,7 +127,7 @@ class KlAnchor(Regularization):
         return float(self.config.strength) * coarse_kl(log_p, log_q).sum() / tokens
 
     def cost(self, setting: Setting) -> StepCost:
-        """Values and indices of the kept outcomes, and the dearest group of a step."""
+        """Values and indices of the kept outcomes, and the groups of the steps."""
         if self.config.strength == 0:
             return StepCost()
         self._setting = setting
@@ -141,5 +141,6 @@ class KlAnchor(Regularization):
         # A layer keeps some twenty vectors of a token; a target has logits, logs and gradients.
         token, target = 20 * len(profile.layers) * profile.hidden_size, 3 * size
         dearest = max(sizes, key=lambda item: item[0] * token + item[1] * target, default=(0, 0))
-        kept = 12 * min(self.config.top_k or size, size) * sum(targets for _, targets in sizes)
-        return StepCost(kept, *dearest)
+        read, predicted = (sum(counts) for counts in zip((0, 0), *sizes, strict=True))
+        kept = 12 * min(self.config.top_k or size, size) * predicted
+        return StepCost(kept, *dearest, read, predicted, max(1, len(groups)))

@@ -100,9 +100,16 @@ class LogitAnchor(Regularization):
         return float(self.config.strength) * mse_loss(found, values)
 
     def cost(self, setting: Setting) -> StepCost:
-        """What is kept of the buffer, and the longest group of a step."""
+        """What is kept of the buffer, and the groups of the steps."""
         groups = self._groups(setting)
         targets = [sum(sum(example.loss_mask) for example in group) for group in groups]
         tokens = [len(group) * max(map(len, group)) for group in groups]
         top_k = min(self.config.top_k, setting.loaded.profile.vocab_size)
-        return StepCost(8 * top_k * sum(targets), max(tokens, default=0), max(targets, default=0))
+        return StepCost(
+            8 * top_k * sum(targets),
+            max(tokens, default=0),
+            max(targets, default=0),
+            sum(tokens),
+            sum(targets),
+            max(1, len(groups)),
+        )
