@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from engrain.learn.architecture.lora import Lora, LoraConfig
 from engrain.learn.fold import fold, fold_into
 from engrain.learn.learner import Learner
 from engrain.learn.technique import Setting
 from engrain.learn.testing import check_technique, recipe_with, sample_lesson
+from engrain.model.digest import tensor_digest
 from engrain.model.loading import load_model
 from engrain.model.testing import save_tiny, tiny_model
 
@@ -43,6 +45,10 @@ def test_folded_into_a_model_the_bits_are_those_of_the_fold(
         "rounded to the type of the model, as by set_weights"
     )
     assert loaded.changed_since(loaded.stored())
+    # Straight from the stored bf16 it gives the bits of the fold of fp32 copies.
+    assert {tensor.dtype for tensor in loaded.stored().values()} == {torch.bfloat16}
+    straight = fold(loaded.stored(), [adapter], dtype=torch.float32)
+    assert tensor_digest(straight) == tensor_digest(expected)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")

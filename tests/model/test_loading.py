@@ -18,7 +18,9 @@ from engrain.errors import (
     TokenizerMismatchError,
     UnsupportedModelError,
 )
+from engrain.model import loaded as loaded_module
 from engrain.model import loading, locate
+from engrain.model.digest import tensor_digest
 from engrain.model.engine import Engine
 from engrain.model.loading import load_model, outline
 from engrain.model.testing import save_tiny, tiny_model
@@ -401,3 +403,43 @@ def test_the_dtype_follows_what_the_hardware_multiplies(
         monkeypatch.setattr(loading, "default_compute", lambda kind=kind: kind)
         monkeypatch.setattr(loading, "locate", lambda *_, where=where: where)
         assert load_model(str(folder), dtype="auto").dtype == expected
+
+
+def test_an_exchange_keeps_aside_what_it_changes_and_holds_nothing_twice() -> None:
+    loaded = tiny_model()
+    live, digest = loaded.weights(), loaded.weights_digest()
+    new = {name: tensor.clone() for name, tensor in live.items()}
+    new["model.norm.weight"] += 1
+    wanted = tensor_digest(new)
+    aside: dict[str, torch.Tensor] = {}
+    with pytest.raises(ModelError):
+        loaded.exchange({"model.norm.weight": new["model.norm.weight"]}, aside)
+    assert loaded.weights_digest() == digest and aside == {}
+    loaded.exchange(new, aside)
+    assert new == {} and list(aside) == ["model.norm.weight"]
+    assert loaded.weights_digest() == wanted
+    # A second exchange leaves what was kept first.
+    loaded.exchange({name: tensor + 2 for name, tensor in live.items()}, aside)
+    assert set(aside) == set(live)
+    loaded.put_back(aside)
+    assert loaded.weights_digest() == digest
+
+
+def test_an_interrupted_exchange_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = tiny_model()
+    digest, seen = loaded.weights_digest(), []
+    really = loaded_module._equal
+
+    def interrupted(live: torch.Tensor, new: torch.Tensor) -> bool:
+        seen.append(live)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return really(live, new)
+
+    aside: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(loaded_module, "_equal", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        loaded.exchange({name: t + 1 for name, t in loaded.weights().items()}, aside)
+    assert len(aside) == 3 and loaded.weights_digest() != digest
+    loaded.put_back(aside)
+    assert loaded.weights_digest() == digest

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from engrain.data.lessons import Lesson
 from engrain.data.life import life_stream
 from engrain.data.streams import Day, parse_stream
@@ -176,10 +178,9 @@ class _Life:
 
     def __post_init__(self) -> None:
         self.engine = Engine(self.loaded)
-        self._base = self.loaded.base_weights()
 
     def serve(self, adapters: Sequence[Adapter]) -> Engine:
-        weights = fold(self._base, adapters)
+        weights = fold(self.loaded.stored(), adapters, dtype=torch.float32)
         self.loaded.set_weights(weights)
         self.engine.set_state(tensor_digest(weights))
         return self.engine

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
+import torch
+
 from engrain.learn import registry
 from engrain.learn.technique import Architecture
 
@@ -15,17 +17,20 @@ if TYPE_CHECKING:
     from engrain.model.loading import LoadedModel
 
 
-def fold(base: Mapping[str, Tensor], adapters: Sequence[Adapter]) -> dict[str, Tensor]:
+def fold(
+    base: Mapping[str, Tensor], adapters: Sequence[Adapter], *, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
     """Fold adapters over base weights, in fp32 and in order; the base is not written.
 
     The sum is always taken from the base on, never by subtracting, so that dropping an adapter
-    gives to the bit what never having learned it would give.
+    gives to the bit what never having learned it would give. The result is of the base's type, or
+    of another ``dtype``.
     """
-    weights = {name: tensor.detach().float().clone() for name, tensor in base.items()}
+    weights = {name: tensor.detach().to(torch.float32, copy=True) for name, tensor in base.items()}
     for adapter in adapters:
         technique = cast(type[Architecture], registry.get("architecture", adapter.architecture))
         technique.fold(adapter, weights)
-    return {name: tensor.to(base[name].dtype) for name, tensor in weights.items()}
+    return {name: tensor.to(dtype or base[name].dtype) for name, tensor in weights.items()}
 
 
 def fold_into(loaded: LoadedModel, adapter: Adapter) -> None:

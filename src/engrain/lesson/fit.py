@@ -126,7 +126,6 @@ def lesson_memory(
     """
     held, own = held_bytes(), _own(loaded)
     vocabulary, layer = loaded.profile.vocab_size, int(layer_bytes(loaded))
-    live = _live(loaded)
     whole = 4 * loaded.profile.parameters
     asked = {
         "cache": BATCH_SIZE * (_longest(loaded, panel) + PANEL_TOKENS) * cache_bytes(loaded),
@@ -139,8 +138,8 @@ def lesson_memory(
     trained = training_bytes(recipe, setting)
     phases: dict[str, Mapping[str, int]] = {
         "training": {**own, **trained, "weights": own["weights"] + trained["weights"]},
-        # The candidate's weights, and those in force kept aside meanwhile.
-        "exams": {**own, **asked, "copies": whole + live},
+        # The candidate's weights are folded in fp32. As they go in, those in force are kept aside.
+        "exams": {**own, **asked, "copies": whole},
     }
     if conversations:
         view = _tokens(loaded, conversations)

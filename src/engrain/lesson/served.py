@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
+
 from engrain.errors import StateMismatchError
 from engrain.learn.fold import fold
 from engrain.model.adapter import Adapter
@@ -35,6 +37,7 @@ class Served:
         self.engine = engine
         self._ledger = ledger
         self._digest = ""
+        self._aside: dict[str, Tensor] = {}
         loaded.ground = self._ground
 
     def adapters(self, digests: Sequence[str]) -> list[Adapter]:
@@ -63,13 +66,16 @@ class Served:
         """The weights of before all lessons but lesson zero, as far as that is in force."""
         if not self._zero():
             return self.loaded.stored()
-        return self.fold(self._ledger.current().adapters[:1])[0]
+        return self._folded(self.adapters(self._ledger.current().adapters[:1]))
 
     def fold(self, adapters: Sequence[str]) -> tuple[dict[str, Tensor], str]:
         """The weights that adapters (digests, in order) give over the base, and their digest."""
-        stored = self.adapters(adapters)
-        weights = fold(self.loaded.base_weights(), stored)
+        weights = self._folded(self.adapters(adapters))
         return weights, tensor_digest(weights)
+
+    def _folded(self, adapters: Sequence[Adapter]) -> dict[str, Tensor]:
+        """The fold in fp32, straight from the stored weights: they are in memory but once."""
+        return fold(self.loaded.stored(), adapters, dtype=torch.float32)
 
     def fold_digest(self, adapters: Sequence[str]) -> str:
         """The digest alone: what ``Ledger.verify`` asks for."""
@@ -90,7 +96,8 @@ class Served:
                     remedy="Run `engrain lessons verify`; another kind of processor can round "
                     "differently.",
                 )
-            self._show(weights, digest)
+            self.loaded.set_weights(weights)
+            self._known(digest)
         return self._digest
 
     def apply(self, plan: Plan) -> str:
@@ -102,17 +109,21 @@ class Served:
         return digest
 
     @contextmanager
-    def candidate(self, weights: Mapping[str, Tensor], digest: str) -> Iterator[bool]:
+    def candidate(self, weights: dict[str, Tensor], digest: str) -> Iterator[bool]:
         """Hold other weights for an exam; the state in force comes back afterwards.
 
         Gives whether they differ from those in force, in the type that the model computes in.
+        ``weights`` is emptied: they and those that are kept aside are not in memory together.
         """
-        before, old = {k: v.clone() for k, v in self.loaded.weights().items()}, self._digest
-        self._show(weights, digest)
+        outer, old = self._aside, self._digest
+        self._aside = {}
         try:
-            yield bool(self.loaded.changed_since(before))
+            self._exchange(weights, digest)
+            yield bool(self._aside)
         finally:
-            self._show(before, old)
+            self.loaded.put_back(self._aside)
+            self._aside = outer
+            self._known(old)
 
     @contextmanager
     def base(self) -> Iterator[None]:
@@ -123,12 +134,15 @@ class Served:
 
     def show(self, adapters: Sequence[Adapter]) -> str:
         """Hold the fold of adapters that are in no ledger, inside :meth:`base`; its digest."""
-        weights = fold(self.loaded.base_weights(), adapters)
+        weights = self._folded(adapters)
         digest = tensor_digest(weights)
-        self._show(weights, digest)
+        self._exchange(weights, digest)
         return digest
 
-    def _show(self, weights: Mapping[str, Tensor], digest: str) -> None:
-        self.loaded.set_weights(weights)
+    def _exchange(self, weights: dict[str, Tensor], digest: str) -> None:
+        self.loaded.exchange(weights, self._aside)
+        self._known(digest)
+
+    def _known(self, digest: str) -> None:
         self.engine.set_state(digest)
         self._digest = digest

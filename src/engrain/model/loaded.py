@@ -141,6 +141,38 @@ class LoadedModel:
         Raises:
             ModelError: a name is missing or unknown, or a shape differs; nothing was changed.
         """
+        self._check(weights)
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                # What stays as it is stays shared with the file.
+                if not _equal(parameter.detach(), weights[name]):
+                    parameter.copy_(weights[name])
+
+    def exchange(self, weights: dict[str, Tensor], aside: dict[str, Tensor]) -> None:
+        """Put a whole state in, and keep what it changes ``aside``, as it was first.
+
+        ``weights`` is emptied on the way, so the model is not in memory once more than it must be.
+        An interrupted exchange is taken back by :meth:`put_back`, too.
+
+        Raises:
+            ModelError: as :meth:`set_weights` does; nothing was changed.
+        """
+        self._check(weights)
+        with torch.no_grad():
+            for name, parameter in self._parameters.items():
+                new = weights.pop(name)
+                if not _equal(parameter.detach(), new):
+                    if name not in aside:
+                        aside[name] = parameter.detach().clone()
+                    parameter.copy_(new)
+
+    def put_back(self, aside: Mapping[str, Tensor]) -> None:
+        """Put back what :meth:`exchange` kept aside, to the bit."""
+        with torch.no_grad():
+            for name, tensor in aside.items():
+                self._parameters[name].copy_(tensor)
+
+    def _check(self, weights: Mapping[str, Tensor]) -> None:
         wrong = sorted(set(weights) ^ set(self._parameters)) or sorted(
             name for name, tensor in weights.items() if tensor.shape != self._parameters[name].shape
         )
@@ -149,11 +181,6 @@ class LoadedModel:
                 f"The weights do not fit the model ({len(wrong)} names, the first: {wrong[0]!r}).",
                 remedy="Fold them from the base weights of this model.",
             )
-        with torch.no_grad():
-            for name, parameter in self._parameters.items():
-                # What stays as it is stays shared with the file.
-                if not _equal(parameter.detach(), weights[name]):
-                    parameter.copy_(weights[name])
 
     def reset(self) -> None:
         """Put back the weights that the model was loaded with."""
@@ -166,18 +193,13 @@ class LoadedModel:
         They are the base's, or those that :attr:`ground` gives: the base with its manners. Only the
         parameters that differ are kept aside: a lesson mostly changes a part of them.
         """
-        live, ground = self.weights(), self.ground() if self.ground else self._base
-        changed = {name: live[name].clone() for name in self.changed_since(ground)}
-        with torch.no_grad():
-            for name in changed:
-                self._parameters[name].copy_(ground[name])
-        del ground
+        aside: dict[str, Tensor] = {}
         try:
+            # The names alone are copied: what the ground alone holds goes tensor by tensor.
+            self.exchange(dict(self.ground() if self.ground else self._base), aside)
             yield
         finally:
-            with torch.no_grad():
-                for name, tensor in changed.items():
-                    self._parameters[name].copy_(tensor)
+            self.put_back(aside)
 
     def weights_digest(self) -> str:
         """The digest of the live parameters."""
