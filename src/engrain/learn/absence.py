@@ -78,14 +78,16 @@ class Absence:
             yield ""
             return
         lesson, adapter = rng.choice(self._lessons)
-        held = []
-        for name, change in _change(adapter).items():
-            parameter = self._parameters[name]
-            held.append((parameter, parameter.data))
-            # Frozen weights may be held rounded while a lesson is learned.
-            whole = parameter.data if parameter.requires_grad else self._whole[name]
-            parameter.data = (whole - change.to(whole.device)).to(parameter.dtype)
+        held: list[tuple[nn.Parameter, Tensor]] = []
+        changes = _change(adapter)
         try:
+            for name in list(changes):
+                # Taken out as it is used: changes and weights are not in memory together.
+                change, parameter = changes.pop(name), self._parameters[name]
+                held.append((parameter, parameter.data))
+                # Frozen weights may be held rounded while a lesson is learned.
+                whole = parameter.data if parameter.requires_grad else self._whole[name]
+                parameter.data = (whole - change.to(whole.device)).to(parameter.dtype)
             yield lesson.id
         finally:
             for parameter, data in held:

@@ -228,6 +228,6 @@ def _copies(recipe: Recipe, setting: Setting, trained: int) -> int:
     """Copies of weights: in the compute type, and without the lesson that is missing in a step."""
     numbers = linear_numbers(setting.loaded)
     rounded = 2 * numbers + 2 * trained if has_bf16() else 0
-    # The change of one lesson in fp32, and the weights without it.
-    absent = 8 * numbers if recipe.absence and setting.earlier else 0
+    # The change of one lesson in fp32, which makes place for the weights without it.
+    absent = 4 * numbers if recipe.absence and setting.earlier else 0
     return rounded + absent
