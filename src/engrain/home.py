@@ -27,8 +27,11 @@ from engrain.lesson.stages import Outcome, versions
 from engrain.model.engine import Engine
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from engrain.data.lessons import Lesson
     from engrain.learn.recipe import Recipe
+    from engrain.lesson.brought import Lot, Survey, Which
     from engrain.lesson.cost import Estimate
     from engrain.model.loading import LoadedModel
     from engrain.study.lesson import Preview
@@ -101,7 +104,6 @@ class Home:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # ------------------------------------------------------------------ the model
     @cached_property
     def loaded(self) -> LoadedModel:
         """The base model, checked against the digest that the home was made with."""
@@ -134,7 +136,6 @@ class Home:
         kept = Kept(self.path, self.panel, self.ledger.base().digest)
         return Asked(self.ledger, self.served, kept)
 
-    # ------------------------------------------------------------------ chat and exam
     def chat(self, messages: Sequence[Message], *, seed: int = 0) -> Iterator[str]:
         """The served model's answer, piece by piece; nothing is looked up."""
         self.served.refresh()
@@ -157,12 +158,17 @@ class Home:
         """The recipe that a lesson will be learned with; a ``ConfigError`` if it can't make one."""
         return self._jobs.recipe(name)
 
-    def estimate(self, source: Source, *, recipe: str | None = None) -> Estimate:
-        """Seconds and peak memory of a lesson, told before it runs; nothing is refused.
+    def survey(self, path: Path | str, **which: Unpack[Which]) -> Survey:
+        """What a file, archive or folder holds and what of it is new, in lots of a day each."""
+        return self._jobs.survey(path, **which)
 
-        The first asking times the machine, if the lesson fits into its memory.
-        """
+    def estimate(self, source: Source, *, recipe: str | None = None) -> Estimate:
+        """Seconds and peak memory of a lesson; the first asking times the machine, if it fits."""
         return self._jobs.estimate(source, recipe)
+
+    def seconds_of(self, lots: Sequence[Lot], *, recipe: str | None = None) -> list[float | None]:
+        """Seconds of a lesson of each lot, once an estimate has timed the machine."""
+        return self._jobs.seconds_of(lots, recipe)
 
     def preview(self, source: Source, *, on_progress: OnProgress | None = None) -> Preview:
         """What a lesson would hold, and what was left out and why; nothing is written."""
@@ -171,8 +177,7 @@ class Home:
     def learn(self, source: Source, studied: Lesson | None = None, **how: Unpack[How]) -> Outcome:
         """Learn a conversation: study it, train a candidate, examine it, let the gate decide.
 
-        With ``require`` a refusal of the gate is an error; with ``force`` too little memory is
-        none. ``studied`` is the lesson of a preview, as it was or edited, and saves studying again.
+        ``studied`` is the lesson of a preview, as it was or edited, and saves studying again.
 
         Raises:
             ConversationError: the source can't be read.
@@ -185,8 +190,7 @@ class Home:
     def relearn(self, lesson: str, **how: Unpack[How]) -> Outcome:
         """Learn the stored texts of a lesson again, on the weights as they are, as a new lesson.
 
-        With recipe and seed of the first time, unless a recipe is given. If the gate accepts it,
-        the old lesson is out of service for good. Errors are those of :meth:`learn`.
+        If the gate accepts it, the old one is out for good. Errors are those of :meth:`learn`.
 
         Raises:
             UsageError: the lesson is in service.
@@ -209,7 +213,6 @@ class Home:
         """All jobs, oldest first."""
         return self.ledger.list_jobs()
 
-    # ------------------------------------------------------------------ lessons
     def lessons(self) -> list[LessonEntry]:
         """All lessons of the ledger, in the order of their commits."""
         return self.ledger.list_lessons()
@@ -236,9 +239,8 @@ class Home:
     ) -> Change:
         """Take a lesson out for good; its record stays.
 
-        With ``relearn`` the lessons that were learned after it are learned again, in order, as if
-        it had never been: exact, for the price of their training. Where the gate refuses one, it
-        stays as it was first learned. A lesson that is undone already is then no error.
+        With ``relearn`` the lessons after it are learned again, in order, as if it had never been;
+        one that the gate refuses stays as it was. A lesson undone already is then no error.
         """
         if relearn and not dry_run:
             return self._changes.undo_and_relearn(lesson, on_progress)

@@ -49,8 +49,8 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "blank": ("a.json", b" \n ", "is empty"),
     "no messages": ("a.json", b'{"messages": []}', "no message of a user"),
     "not JSON": ("a.json", b'{"messages": [', "not JSON"),
-    "a bad line": ("a.jsonl", json.dumps(CHAT).encode() + b"\n{oops\n", "a.jsonl:2"),
-    "a number": ("a.json", b"7", "not an object"),
+    "bad lines": ("a.jsonl", b'{"messages": [{"role": "user"}]}\n{oops\n', "a.jsonl:2"),
+    "a number": ("a.json", b"7", "not JSON"),
     "wrong role": ("a.json", b'[{"role": "robot", "content": "x"}]', "robot"),
     "no role": ("a.json", b'{"messages": [{"content": "x"}]}', "role"),
     "only assistant": (
@@ -63,8 +63,10 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
         b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
         "not text",
     ),
-    "not UTF-8": ("a.json", json.dumps(CHAT).encode() + b"\xff\xfe", "not UTF-8"),
-    "UTF-16": ("a.json", json.dumps(CHAT).encode("utf-16"), "not UTF-8"),
+    "not UTF-8": ("a.json", b'[{"role": "user", "content": "caf\xe9"}]', "not UTF-8"),
+    "no chat": ("a.txt", b"Dear Anna, all is well.", "no transcript"),
+    "a damaged archive": ("a.zip", b"PK\x03\x04 and no more", "damaged archive"),
+    "a damaged log": ("logs.db", b"SQLite format 3\0" + b"x" * 2000, "can't be read"),
     "10 MB": (
         "a.json",
         json.dumps({"messages": [{**USER, "content": "x" * 10_000_000}]}).encode(),

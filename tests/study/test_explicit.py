@@ -1,104 +1,48 @@
 import json
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
 from engrain.data.lessons import TrainingText, chat
-from engrain.data.messages import Conversation, read_records
-from engrain.errors import ConversationError
+from engrain.data.messages import Conversation, Message
+from engrain.data.sources import Brought, Place
 from engrain.study.explicit import (
     are_examples,
     curate_examples,
     hold_out_examples,
-    read_source,
-    take_examples,
+    with_answers,
 )
-
-PAIR = [{"role": "user", "content": "What is my motto?"}, {"role": "assistant", "content": "Go."}]
-
-
-def write(folder: Path, *records: Any) -> Path:
-    path = folder / "examples.jsonl"
-    path.write_text("\n".join(r if isinstance(r, str) else json.dumps(r) for r in records))
-    return path
+from engrain.study.explicit import texts_of as texts_of_brought
 
 
-def test_sources(tmp_path: Path) -> None:
-    talk = Conversation.from_messages(PAIR)
-    path = tmp_path / "talk.json"
-    path.write_text(json.dumps({"messages": talk.to_list()}))
-    assert read_source(path) == ([talk], [])
-    path = tmp_path / "talks.jsonl"
-    path.write_text("\n".join(json.dumps({"messages": talk.to_list()}) for _ in range(2)))
-    assert read_source(path) == ([talk, talk], [])
-    path.write_text(json.dumps({"prompt": "a?", "completion": "b"}))
-    conversations, examples = read_source(path)
-    assert conversations == [] and examples[0].kind == "explicit"
-    path.write_text(json.dumps({"messages": talk.to_list()}) + "\n{}")
-    with pytest.raises(ConversationError, match="talks.jsonl:2"):
-        read_source(path)
+def example(question: str, answer: str, where: str) -> TrainingText:
+    return TrainingText(chat(question, answer), "explicit", where)
 
 
-def test_both_shapes_in_one_file(tmp_path: Path) -> None:
-    path = write(
-        tmp_path,
-        {"messages": [{"role": "system", "content": "Be brief."}, *PAIR]},
-        {"prompt": " Name my cat. ", "completion": " Gorla "},
-    )
-    texts = take_examples(read_records(path))
-    assert [text.kind for text in texts] == ["explicit", "explicit"]
-    assert [message.role for message in texts[0].messages] == ["system", "user", "assistant"]
-    assert texts[1].messages == chat("Name my cat.", "Gorla")
-    assert [text.group for text in texts] == [f"{path}:1", f"{path}:2"]
-
-
-def test_weights_choose_the_answers() -> None:
-    messages = [
-        *PAIR,
-        {"role": "user", "content": "And my cat?"},
-        {"role": "assistant", "content": "Gorla.", "weight": 1},
-    ]
-    texts = take_examples([("f:1", {"messages": messages})])
+def test_each_answer_that_is_learned_is_a_text() -> None:
+    talk = Conversation(chat("What is my motto?", "Go.", "And my cat?", "Gorla."))
+    found = Brought(talk, Place("f", 1, lines=True), "messages", answers=(1, 3))
+    texts = texts_of_brought(found)
     assert [text.target for text in texts] == ["Go.", "Gorla."]
-    assert len(texts[1].messages) == 4
-    messages[1] = {**messages[1], "weight": 0}
-    assert [t.target for t in take_examples([("f:1", {"messages": messages})])] == ["Gorla."]
+    assert [len(text.messages) for text in texts] == [2, 4]
+    assert {text.group for text in texts} == {"f:1"}
+    assert texts_of_brought(replace(found, answers=(3,))) == texts[1:]
+    assert texts_of_brought(replace(found, answers=None)) == []
 
 
-@pytest.mark.parametrize(
-    ("record", "said"),
-    [
-        ("{not json", "examples.jsonl:2 is not JSON"),
-        ("[1]", "examples.jsonl:2 is not an object"),
-        ({"text": "hello"}, "examples.jsonl:2 has no text in 'prompt'"),
-        ({"prompt": "Hi", "completion": ""}, "examples.jsonl:2 has no text in 'completion'"),
-        ({"prompt": "Hi", "completion": 3}, "examples.jsonl:2 has no text in 'completion'"),
-        ({"messages": PAIR[:1]}, "examples.jsonl:2 ends with a message of the user"),
-        ({"messages": "hello"}, "examples.jsonl:2: 'messages' is not a list"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "message 1 has the role 'tool'"),
-        ({"messages": [PAIR[0], {**PAIR[1], "weight": 2}]}, "message 2 has the weight 2"),
-        ({"messages": [PAIR[0], {**PAIR[1], "weight": True}]}, "has the weight True"),
-        ({"messages": [{**PAIR[0], "weight": 1}, PAIR[1]]}, "is by the user and has a weight"),
-        ({"messages": [PAIR[0], {**PAIR[1], "weight": 0}]}, "no answer of the assistant"),
-    ],
-)
-def test_errors_name_file_and_line(tmp_path: Path, record: Any, said: str) -> None:
-    path = write(tmp_path, {"messages": PAIR}, record)
-    with pytest.raises(ConversationError) as caught:
-        take_examples(read_records(path))
-    assert said in caught.value.message
-    assert caught.value.remedy
+def test_a_talk_as_an_example_teaches_every_answer() -> None:
+    greeted = Conversation((Message("assistant", "Hello!"), *chat("My motto?", "Go.")))
+    found = with_answers(Brought(greeted, Place("f"), "messages"))
+    assert found.answers == (2,), "a greeting answers nothing"
+    assert with_answers(replace(found, answers=(0,))).answers == (0,), "chosen ones stay"
 
 
 def test_secrets_and_repetitions_are_left_out() -> None:
-    texts = take_examples(
-        [
-            ("f:1", {"prompt": "What is my motto?", "completion": "Go."}),
-            ("f:2", {"prompt": "Key?", "completion": "sk-" + "a1" * 16}),
-            ("f:3", {"prompt": "What is my motto?", "completion": "Go."}),
-        ]
-    )
+    texts = [
+        example("What is my motto?", "Go.", "f:1"),
+        example("Key?", "sk-" + "a1" * 16, "f:2"),
+        example("What is my motto?", "Go.", "f:3"),
+    ]
     kept, left_out = curate_examples(texts)
     assert [text.group for text in kept] == ["f:1"]
     assert [(e.where, e.reason) for e in left_out] == [
@@ -144,9 +88,9 @@ def test_no_probe_asks_what_is_trained() -> None:
 
 
 def test_what_counts_as_a_file_of_examples() -> None:
-    conversation = {"messages": [*PAIR, *PAIR]}
-    assert not are_examples([{"messages": PAIR}])
-    assert are_examples([{"messages": PAIR}] * 10)
-    assert not are_examples([conversation] * 20)
-    assert are_examples([{"prompt": "x", "completion": "y"}])
-    assert are_examples([{"messages": [PAIR[0], {**PAIR[1], "weight": 1}]}])
+    talk, exchange, weighted = (False, False, 4, 2), (False, False, 2, 1), (True, False, 2, 1)
+    assert not are_examples([exchange])
+    assert are_examples([exchange] * 10)
+    assert not are_examples([talk] * 20)
+    assert not are_examples([(False, True, 2, 1)] * 20), "an account's chats have times"
+    assert are_examples([weighted]) and are_examples([talk, weighted])

@@ -175,7 +175,8 @@ class Talk:
         return True
 
     def _learn(self) -> None:
-        from engrain.cli.learn import cost, learned
+        from engrain.cli.learn import cost
+        from engrain.cli.outcomes import learned
 
         if not self.said or self.name not in self.home.log.names():
             raise UsageError("Nothing was said in this chat yet.", remedy="Say something first.")

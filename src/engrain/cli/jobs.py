@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from engrain.cli.learn import learned
+from engrain.cli.outcomes import learned
 from engrain.cli.session import Answer, DryRun, Session, resumable, verb
 from engrain.errors import UsageError
 

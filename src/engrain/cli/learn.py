@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from engrain.cli import brought
+from engrain.cli.outcomes import learned
 from engrain.cli.session import (
     Answer,
     DryRun,
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
     from engrain.data.lessons import Lesson
     from engrain.home import Home
     from engrain.lesson.cost import Estimate
-    from engrain.lesson.stages import Outcome
+    from engrain.lesson.job import How, Source
     from engrain.study.lesson import Preview
 
 EXAMPLES = """
@@ -30,11 +33,11 @@ engrain learn conversation.json
 engrain learn last --dry-run
 engrain learn last --edit
 engrain learn examples.jsonl --set optimization.learning_rate=1e-3
+engrain learn export.zip --since 2026-01-01 --dry-run
 """
 SHOWN = 6
 """Wordings of a fact that a dry run prints."""
-REFUSED = 3
-"""The exit code of a lesson that the gate refused."""
+DATES = ["%Y-%m-%d"]
 
 Force = Annotated[
     bool, typer.Option("--force", help="Go on although more memory is needed than is free.")
@@ -48,7 +51,7 @@ def learn(
         str,
         typer.Argument(
             metavar="CONVERSATION",
-            help="A .json or .jsonl file of conversations or examples; a chat's name; or 'last'.",
+            help="A file, .zip or folder of chats or examples; a chat's name; or 'last'.",
         ),
     ],
     recipe: Annotated[
@@ -63,38 +66,62 @@ def learn(
     edit: Annotated[
         bool, typer.Option("--edit", help="Open what would be learned in an editor first.")
     ] = False,
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            "--since", formats=DATES, metavar="DAY", help="Only chats of that day and later ones."
+        ),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option(
+            "--until", formats=DATES, metavar="DAY", help="Only chats of that day and earlier ones."
+        ),
+    ] = None,
+    newest_first: Annotated[
+        bool, typer.Option("--newest-first", help="The newest day first, not the oldest.")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Also what was learned before.")] = False,
     dry_run: DryRun = False,
 ) -> Answer:
     """Learn a conversation: study it, train, examine, let the gate decide.
 
     The lesson is served only if the gate accepts it. Otherwise the exit code is 3, the served
     weights are as they were, and the reasons are told.
+
+    Of an export or a folder each day becomes a lesson, oldest first. What was learned before is
+    left out, so the same command goes on where it was stopped.
     """
     home = session.home(overrides(set_))
-    chosen = home.recipe(recipe)
-    estimate = home.estimate(source, recipe=recipe)
-    if dry_run:
-        with session.progress("Studying") as on_progress:
-            preview = home.preview(source, on_progress=on_progress)
-        return previewed(preview, chosen.name, estimate)
-    if not force:
-        estimate.memory.check()
-    session.note(cost(estimate))
-    seconds = estimate.seconds
-    studied = edited(session, home, source) if edit else None
-    with session.progress("Learning", seconds) as on_progress, resumable(home):
-        outcome = home.learn(
-            source,
-            studied=studied,
-            recipe=recipe,
-            on_progress=on_progress,
-            require=require,
-            force=force,
-        )
-    return learned(outcome, seconds)
+    # Asked for first: a recipe that can't make a lesson is an error, whatever is brought.
+    name = home.recipe(recipe).name
+    days = {key: day.date() for key, day in (("since", since), ("until", until)) if day}
+    with home.survey(source, newest_first=newest_first, again=again, **days) as found:
+        how: How = {"recipe": recipe, "require": require, "force": force}
+        if len(found.lots) != 1 or found.lots[0].job:
+            return brought.many(session, home, found, edit=edit, dry_run=dry_run, **how)
+        lot = found.lots[0]
+        estimate = home.estimate(lot, recipe=recipe)
+        if dry_run:
+            with session.progress("Studying") as on_progress:
+                preview = home.preview(lot, on_progress=on_progress)
+            return brought.beside(found, previewed(preview, name, estimate), [preview])
+        if not force:
+            estimate.memory.check()
+        for line in brought.left_out(found, brought.own_skips(found)):
+            session.note(line)
+        session.note(cost(estimate))
+        seconds = estimate.seconds
+        studied = edited(session, home, lot) if edit else None
+        previews: list[Preview] = []
+        with session.progress("Learning", seconds) as on_progress, resumable(home):
+            outcome = home.learn(
+                lot, studied, on_progress=on_progress, on_studied=previews.append, **how
+            )
+        return brought.beside(found, learned(outcome, seconds), previews)
 
 
-def edited(session: Session, home: Home, source: str) -> Lesson:
+def edited(session: Session, home: Home, source: Source) -> Lesson:
     """What a person makes of the lesson that self-study proposes."""
     import click
 
@@ -109,26 +136,6 @@ def edited(session: Session, home: Home, source: str) -> Lesson:
             remedy="Save the file to learn what it holds; EDITOR names the editor.",
         )
     return from_text(text, lesson)
-
-
-def learned(outcome: Outcome, estimate: float | None) -> Answer:
-    """What became of a lesson, in one line."""
-    data = {**outcome.to_dict(), "estimated_seconds": estimate}
-    code = 0 if outcome.accepted else REFUSED
-    return Answer(data, sentence(outcome), [outcome.lesson.id], code)
-
-
-def sentence(outcome: Outcome) -> str:
-    """One line about a lesson."""
-    found = outcome.to_dict()
-    reasons = " ".join(found["reasons"])
-    head = f"{found['verdict'].capitalize()}: lesson {found['lesson']} ({found['title']})"
-    if outcome.accepted:
-        return f"{head} in {duration(found['seconds'])}. {reasons}"
-    again = ""
-    if found["verdict"] == "quarantined":
-        again = f" `engrain lessons enable {found['lesson']}` would serve it all the same."
-    return f"{head}. {reasons} The served weights are unchanged.{again}"
 
 
 def cost(estimate: Estimate) -> str:

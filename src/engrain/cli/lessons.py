@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from engrain.cli.command import Stopped
-from engrain.cli.learn import REFUSED, sentence
+from engrain.cli.outcomes import REFUSED, sentence
 from engrain.cli.session import Answer, DryRun, Session, count, resumable, verb
 
 if TYPE_CHECKING:

@@ -215,6 +215,14 @@ class Prices:
             *writer,
         )
 
+    def told(self, loaded: LoadedModel, source: Source) -> float | None:
+        """Seconds of a lesson, by what an estimate has timed."""
+        speed = load_speed(self.path(loaded))
+        if speed is None:
+            return None
+        parts, _, _ = self.seconds(speed, loaded, source)
+        return sum(speed.corrected(parts, self.writer.name).values())
+
     def seconds(
         self, speed: Speed, loaded: LoadedModel, source: Source
     ) -> tuple[dict[str, float], dict[str, float], float]:

@@ -11,37 +11,42 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Any, TypedDict, Unpack, cast
 
 from engrain.config import GateConfig
 from engrain.data.lessons import Lesson, TrainingText
 from engrain.data.messages import Conversation
+from engrain.data.sources import Brought, Place
 from engrain.errors import ConfigError, GateRefused, NothingToLearnError, ResumeError
 from engrain.exam.decision import GateThresholds
 from engrain.learn.recipe import Recipe, named
 from engrain.ledger.lock import named_errors
 from engrain.lesson import cost, writers
 from engrain.lesson.asked import Asked, OnProgress
+from engrain.lesson.brought import Known, Lot, Survey, Which, read_all, survey
 from engrain.lesson.folder import POCKET, HomeFolder
 from engrain.lesson.stages import Outcome, Stages, lesson_to_dict
 from engrain.lesson.writers import Chosen
 from engrain.study.again import more_wordings
-from engrain.study.explicit import read_source
+from engrain.study.curation import curate
 from engrain.study.lesson import Preview, make_lesson
 
-Source = Path | str | Conversation | Sequence[Conversation]
-"""What can be learned: a file, a chat's name, or conversations."""
+Source = Path | str | Lot | Conversation | Sequence[Conversation]
+"""What can be learned: a file or folder, a lot of a survey, a chat's name, or conversations."""
+OnStudied = Callable[[Preview], None]
+"""Called with what self-study found, before it is learned."""
 
 
 class How(TypedDict, total=False):
     """How a lesson is learned.
 
     ``recipe`` is a name, the configured one if none is given; ``require`` makes an error of the
-    gate's refusal, ``force`` none of too little memory.
+    gate's refusal, ``force`` none of too little memory. ``on_studied`` gets the preview.
     """
 
     recipe: str | None
     on_progress: OnProgress | None
+    on_studied: OnStudied | None
     require: bool
     force: bool
 
@@ -107,8 +112,31 @@ class Jobs:
         if isinstance(source, (str, Path)):
             if str(source) == "last" or str(source) in self.home.log.names():
                 return [self.home.log.read(str(source))], []
-            return read_source(Path(source))
-        return list(source), []
+            return read_all(source)
+        return source.read() if isinstance(source, Lot) else (list(source), [])
+
+    def survey(self, path: Path | str, **which: Unpack[Which]) -> Survey:
+        """What a file, an archive or a folder holds, and what of it was learned before."""
+        name = str(path)
+        if name == "last" or name in self.home.log.names():
+            found = Survey(name)
+            talk = self.home.log.read(name)
+            found.add(Brought(talk, Place(name), "chat"))
+            found.lots = [Lot(found, tuple(found.entries))]
+            return found
+        return survey(path, Known.of(self.home.ledger), **which)
+
+    def seconds_of(self, lots: Sequence[Lot], recipe: str | None = None) -> list[float | None]:
+        """Seconds of a lesson of each lot, by the speed that an estimate has measured."""
+        chosen, found, prices = self.recipe(recipe), list[float | None](), dict[bool, cost.Prices]()
+        loaded, known = self.asked().served.loaded, self._source(chosen, (), ())
+        for lot in lots:
+            talks, examples = lot.read()
+            if bool(talks) not in prices:
+                prices[bool(talks)] = self._prices(chosen, self.writer(talks))
+            source = replace(known, conversations=_curated(talks), examples=examples)
+            found.append(prices[bool(talks)].told(loaded, source))
+        return found
 
     def _study(
         self,
@@ -151,9 +179,18 @@ class Jobs:
         writer: Chosen,
         force: bool = False,
     ) -> cost.Estimate:
+        source = self._source(recipe, conversations, examples)
+        return self._prices(recipe, writer).estimate(self.asked().served, source, force=force)
+
+    def _source(
+        self,
+        recipe: Recipe,
+        conversations: Sequence[Conversation],
+        examples: Sequence[TrainingText],
+    ) -> cost.Source:
         asked = self.asked()
-        source = cost.Source(
-            conversations,
+        return cost.Source(
+            _curated(conversations),
             examples,
             self.home.config.learn.effort,
             asked.lessons(),
@@ -161,7 +198,6 @@ class Jobs:
             len(asked.weak()) if recipe.mastery else 0,
             self.home.config.study.max_facts,
         )
-        return self._prices(recipe, writer).estimate(asked.served, source, force=force)
 
     def _prices(self, recipe: Recipe, writer: Chosen) -> cost.Prices:
         asked = self.asked()
@@ -187,6 +223,7 @@ class Jobs:
         on_progress: OnProgress | None = None,
         require: bool = False,
         force: bool = False,
+        on_studied: OnStudied | None = None,
         studied: Lesson | None = None,
     ) -> Outcome:
         """Make a job of a source and run it.
@@ -218,7 +255,7 @@ class Jobs:
                 name = str(self.home.ledger.get_job(job).payload["lesson"])
                 record = lesson_to_dict(replace(studied, id=name))
                 self.home.ledger.advance(job, "studied", record)
-            return self.run(job, on_progress, require)
+            return self.run(job, on_progress, require, on_studied)
 
     def told(
         self,
@@ -272,7 +309,13 @@ class Jobs:
             taken = self.home.ledger.take_job(self.home.ledger.get_job(job).id)
             return self.run(taken.id, on_progress, require)
 
-    def run(self, name: str, on_progress: OnProgress | None, require: bool) -> Outcome:
+    def run(
+        self,
+        name: str,
+        on_progress: OnProgress | None,
+        require: bool,
+        on_studied: OnStudied | None = None,
+    ) -> Outcome:
         """Run the stages of a job that are left; the lock is held."""
         job, asked = self.home.ledger.get_job(name), self.asked()
         given, recipe = job.payload, Recipe.from_dict(job.payload["recipe"])
@@ -286,7 +329,10 @@ class Jobs:
             lesson = str(given["lesson"])
             if again:
                 return replace(self.home.ledger.lesson(again), id=lesson)
-            return self._study(conversations, examples, lesson, writer, on_progress).lesson
+            found = self._study(conversations, examples, lesson, writer, on_progress)
+            if on_studied:
+                on_studied(found)
+            return found.lesson
 
         def reword(lesson: Lesson, groups: Sequence[str]) -> Sequence[TrainingText]:
             # What is learned again is learned in the wordings that are on record.
@@ -345,3 +391,8 @@ class Jobs:
         """Take out for good what was learned again, unless it is out for good already."""
         if self.home.ledger.get_entry(lesson).status in ("disabled", "quarantined"):
             self.asked().served.apply(self.home.ledger.plan(lesson, "undone"))
+
+
+def _curated(conversations: Sequence[Conversation]) -> list[Conversation]:
+    """What of conversations is studied: what is left out, such as a pasted book, takes no time."""
+    return [curate(conversation).conversation for conversation in conversations]

@@ -232,8 +232,8 @@ class Stages:
             self.ledger.advance(self.job, stage, work())
         return self.ledger.stage_payload(self.job, stage)
 
-    def _failed(self, why: str) -> None:
-        self.ledger.advance(self.job, "failed", {"why": why})
+    def _failed(self, why: str, error: str) -> None:
+        self.ledger.advance(self.job, "failed", {"why": why, "error": error})
         self._clear()
 
     def _checkpoint(self, stage: str) -> Path:
@@ -254,14 +254,14 @@ class Stages:
             yield
         except kinds as error:
             if first is None:
-                self._failed(error.message)
+                self._failed(error.message, error.code)
             raise
 
     def _began_on(self) -> str:
         """The state on which the job began; it must be in force still."""
         parent = str(self.ledger.get_job(self.job).payload["state"])
         if self.ledger.current().digest != parent:
-            self._failed("the served state has changed")
+            self._failed("the served state has changed", "ResumeError")
             raise ResumeError(
                 f"Other lessons were accepted or undone since job {self.job} began.",
                 remedy="Learn the conversation again.",

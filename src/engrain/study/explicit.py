@@ -1,26 +1,18 @@
-"""Explicit lessons: examples that the user wrote, as JSON lines.
+"""Explicit lessons: examples that the user wrote, or brought as a fine-tuning file.
 
-Two shapes are read, also mixed in one file::
-
-    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
-    {"prompt": "...", "completion": "..."}
-
-The first is OpenAI's fine-tuning shape. Every answer of the assistant in it is learned, except one
-with ``"weight": 0``. Examples with secrets are left out and reported.
+:mod:`engrain.data.sources` says which answers of a record are learned; here they become texts to
+train on and probes. Examples with secrets are left out and reported.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-from engrain.data.lessons import Probe, ProbeKind, TrainingText, canonical_digest, chat
-from engrain.data.messages import Conversation, read_records
-from engrain.errors import ConversationError
+from engrain.data.lessons import Probe, ProbeKind, TrainingText, canonical_digest
+from engrain.data.sources import Brought
 from engrain.study.secrets import find_secrets, masked
 from engrain.study.wording import find_run, key_runs, normal, tokens, words
 
@@ -32,11 +24,6 @@ PROBES_FROM = 5
 """Examples from which at least one is kept as a probe."""
 LONG_ANSWER = 8
 """Words above which an answer is not expected word for word, but by what is new in it."""
-
-_EXPECTED = (
-    'Expected {"messages": [{"role": "user", "content": "..."}, '
-    '{"role": "assistant", "content": "..."}]} or {"prompt": "...", "completion": "..."}.'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,59 +39,45 @@ class LeftOut:
         return {"where": self.where, "reason": self.reason, "excerpt": self.excerpt}
 
 
-def read_source(path: Path) -> tuple[list[Conversation], list[TrainingText]]:
-    """Read a file as conversations, or as examples where it holds such.
-
-    Raises:
-        ConversationError: with file and line: unreadable, empty, not JSON, or of a wrong shape.
-    """
-    records = list(read_records(path))
-    if are_examples([record for _, record in records]):
-        return [], take_examples(records)
-    return [
-        Conversation.from_messages(record.get("messages", ()), source=where)
-        for where, record in records
-    ], []
-
-
-def take_examples(records: Iterable[tuple[str, Mapping[str, Any]]]) -> list[TrainingText]:
-    """Check records, each with the place that it came from.
+def texts_of(brought: Brought) -> list[TrainingText]:
+    """The examples of a conversation: each answer that is learned, with all that comes before it.
 
     Example:
-        >>> record = {"prompt": "What is my motto?", "completion": "Steady on."}
-        >>> take_examples([("here", record)])[0].target
+        >>> from engrain.data.lessons import chat
+        >>> from engrain.data.messages import Conversation
+        >>> from engrain.data.sources import Place
+        >>> talk = Conversation(chat("What is my motto?", "Steady on."))
+        >>> texts_of(Brought(talk, Place("here"), "pairs", answers=(1,)))[0].target
         'Steady on.'
     """
-    return [text for where, record in records for text in _texts(record, where)]
+    messages, where = brought.conversation.messages, str(brought.place)
+    return [
+        TrainingText(messages[: place + 1], "explicit", where) for place in brought.answers or ()
+    ]
 
 
-def is_example(record: Mapping[str, Any]) -> bool:
-    """Whether a record can only be an example: prompt and completion, or weighted answers."""
-    if "prompt" in record or "completion" in record:
-        return True
-    messages = record.get("messages")
-    return isinstance(messages, Sequence) and any(
-        isinstance(message, Mapping) and "weight" in message for message in messages
-    )
+def with_answers(brought: Brought) -> Brought:
+    """A conversation as an example: every answer to the user is learned, unless they are chosen."""
+    if brought.answers is not None:
+        return brought
+    messages = brought.conversation.messages
+    first = next(i for i, message in enumerate(messages) if message.role == "user")
+    answers = tuple(i for i, m in enumerate(messages) if m.role == "assistant" and i > first)
+    return replace(brought, answers=answers)
 
 
-def are_examples(records: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the records of a file are examples rather than conversations.
+def are_examples(records: Sequence[tuple[bool, bool, int, int]]) -> bool:
+    """Whether the conversations of a file are examples.
 
-    The two shapes are the same but for weights. Many records of one exchange each, all ending with
-    the assistant, are what a fine-tuning file looks like.
+    Of each it is given whether it can only be one, whether it has a time, and how many messages it
+    has, in all and of the user. The two look alike. Many of one exchange each are what a
+    fine-tuning file looks like; those of an account have times.
     """
-    if any(is_example(record) for record in records):
+    if any(example for example, *_ in records):
         return True
-    return len(records) >= EXAMPLES_FROM and all(map(_one_exchange, records))
-
-
-def _one_exchange(record: Mapping[str, Any]) -> bool:
-    messages = record.get("messages")
-    if not isinstance(messages, Sequence) or isinstance(messages, str):
-        return False
-    roles = [m.get("role") for m in messages if isinstance(m, Mapping)]
-    return [role for role in roles if role != "system"] == ["user", "assistant"]
+    return len(records) >= EXAMPLES_FROM and all(
+        not dated and said == 1 and messages in (2, 3) for _, dated, messages, said in records
+    )
 
 
 def curate_examples(texts: Iterable[TrainingText]) -> tuple[list[TrainingText], list[LeftOut]]:
@@ -124,52 +97,6 @@ def curate_examples(texts: Iterable[TrainingText]) -> tuple[list[TrainingText], 
             seen.add(shape)
             kept.append(text)
     return kept, left_out
-
-
-def _texts(record: Mapping[str, Any], where: str) -> list[TrainingText]:
-    if "messages" in record:
-        return _from_messages(record["messages"], where)
-    prompt, completion = record.get("prompt"), record.get("completion")
-    for name, value in (("prompt", prompt), ("completion", completion)):
-        if not isinstance(value, str) or not value.strip():
-            raise ConversationError(f"{where} has no text in {name!r}.", remedy=_EXPECTED)
-    assert isinstance(prompt, str) and isinstance(completion, str)
-    talk = Conversation.from_messages(
-        [message.to_dict() for message in chat(prompt.strip(), completion.strip())], source=where
-    )
-    return [TrainingText(talk.messages, "explicit", where)]
-
-
-def _from_messages(messages: Any, where: str) -> list[TrainingText]:
-    talk = Conversation.from_messages(messages, source=where)
-    if talk.messages[-1].role != "assistant":
-        raise ConversationError(
-            f"{where} ends with a message of the {talk.messages[-1].role}.",
-            remedy="An example ends with the assistant's answer, which is what is learned.",
-        )
-    texts = []
-    for place, message in enumerate(talk.messages):
-        weight = messages[place].get("weight", 1)
-        if "weight" in messages[place] and message.role != "assistant":
-            raise ConversationError(
-                f"{where}, message {place + 1} is by the {message.role} and has a weight.",
-                remedy="Only messages of the assistant have a weight.",
-            )
-        if weight not in (0, 1) or isinstance(weight, bool):
-            raise ConversationError(
-                f"{where}, message {place + 1} has the weight {weight!r}.",
-                remedy="A weight is 1 (learned) or 0 (only context).",
-            )
-        if message.role == "assistant" and weight == 1:
-            if not any(earlier.role == "user" for earlier in talk.messages[:place]):
-                continue  # a greeting answers nothing
-            texts.append(TrainingText(talk.messages[: place + 1], "explicit", where))
-    if not texts:
-        raise ConversationError(
-            f"{where} has no answer of the assistant to learn.",
-            remedy="Give at least one message of the assistant the weight 1, after a user message.",
-        )
-    return texts
 
 
 def hold_out_examples(
