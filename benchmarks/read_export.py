@@ -230,7 +230,8 @@ def main(argv: list[str] | None = None) -> int:
         )
         for name, f in ways.items()
     ]
-    print_table("Reading an export", ("way", "conversations", "time", "of the processor", "peak"), rows)
+    head = ("way", "conversations", "time", "of the processor", "peak")
+    print_table("Reading an export", head, rows)
     return 0 if passed else 1
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import CHAT, OPEN_GATE, QUICK, Done, Run
+from tests.cli.conftest import OPEN_GATE, QUICK, Done, Run
 
 USER = {"role": "user", "content": "My boat is called Corvath."}
 
