@@ -395,4 +395,5 @@ class Jobs:
 
 def _curated(conversations: Sequence[Conversation]) -> list[Conversation]:
     """What of conversations is studied: what is left out, such as a pasted book, takes no time."""
-    return [curate(conversation).conversation for conversation in conversations]
+    curated = map(curate, conversations)
+    return [found.conversation for found in curated if found.has_user]
