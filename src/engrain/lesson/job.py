@@ -21,7 +21,7 @@ from engrain.errors import ConfigError, GateRefused, NothingToLearnError, Resume
 from engrain.exam.decision import GateThresholds
 from engrain.learn.recipe import Recipe, named
 from engrain.ledger.lock import named_errors
-from engrain.lesson import cost, writers
+from engrain.lesson import cost, writers, zero
 from engrain.lesson.asked import Asked, OnProgress
 from engrain.lesson.brought import Known, Lot, Survey, Which, read_all, survey
 from engrain.lesson.folder import POCKET, HomeFolder
@@ -168,8 +168,8 @@ class Jobs:
 
             return cast(Preview, make_by_rules(engine, conversations, **how))
         with writer.opened() as asking:
-            taught = asked.served.mannered
-            return make_lesson(engine, conversations, writer=asking, taught=taught, **how)
+            how |= {"taught": asked.served.mannered, "belief": zero.belief(asked.served)}
+            return make_lesson(engine, conversations, writer=asking, **how)
 
     def _estimate(
         self,

@@ -28,6 +28,7 @@ from engrain.ledger.ledger import Ledger
 from engrain.ledger.records import LessonEntry, LessonRecord, State
 from engrain.lesson.effect import check_weights
 from engrain.lesson.served import MANNERS, Served
+from engrain.study.checks import BELIEF
 
 FORMAT = 1
 LARGEST = 16_000_000
@@ -115,6 +116,12 @@ def shipped(base_digest: str) -> Portable | None:
         return None
     found = Portable.from_bytes(entry.read_bytes(), entry.name)
     return found if found.base_digest == base_digest else None
+
+
+def belief(served: Served) -> float:
+    """The log-odds above which a reader holds a thing for so: measured when its lesson was made."""
+    lesson = shipped(served.loaded.base_digest) if served.mannered else None
+    return float(lesson.card.get("belief", BELIEF)) if lesson else BELIEF
 
 
 def take(ledger: Ledger, served: Served, versions: Mapping[str, str]) -> State:

@@ -21,7 +21,7 @@ GAIN = 0.3
 FITS = 0.05
 """Nats a token by which a question must gain from the conversation."""
 BELIEF = 0.0
-"""Log-odds above which the reader holds an answer for so."""
+"""Log-odds above which the reader holds an answer for so, where its own lean is not known."""
 
 NOT_READ = "with the conversation in view the answer is another one"
 CUT_OFF = "the answer is too long and ends within a letter"
@@ -44,9 +44,13 @@ class Checked:
 
 @dataclass
 class Checks:
-    """Judges questions of one window; ``refused`` keeps each refused question with its reason."""
+    """Judges questions of one window; ``refused`` keeps each refused question with its reason.
+
+    ``belief`` is the log-odds above which the reader holds an answer for so.
+    """
 
     reader: Reader
+    belief: float = BELIEF
     refused: dict[str, str] = field(default_factory=dict)
 
     def claims(self, claims: Sequence[Claim]) -> list[Checked]:
@@ -54,7 +58,7 @@ class Checks:
         believed = self.reader.believes([(c.question, c.value) for c in claims])
         true = []
         for claim, odds in zip(claims, believed, strict=True):
-            if odds > BELIEF:
+            if odds > self.belief:
                 true.append(claim)
             else:
                 self.refused[claim.question] = DOUBTED
