@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer import testing
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from engrain.cli import app
+
+PROGRAM = get_command(app)
 
 QUICK = ("--recipe", "naive-lora", "--set", "min_steps=2", "--set", "epochs=1")
 """A lesson of a second: what it learns does not matter here."""
@@ -44,8 +48,10 @@ Run = Callable[..., Done]
 
 
 @pytest.fixture
-def run() -> Run:
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run ``engrain WORDS...`` in this process."""
+    # Typer's runner would make all commands anew for each; what it calls has this name for long.
+    monkeypatch.setattr(testing, "_get_command", lambda _: PROGRAM, raising=False)
 
     def invoke(*words: str, stdin: str | bytes | None = None) -> Done:
         found = CliRunner().invoke(app, list(words), input=stdin)
