@@ -55,17 +55,15 @@ class Checks:
 
     def claims(self, claims: Sequence[Claim]) -> list[Checked]:
         """The claims that pass every check."""
-        believed = self.reader.believes([(c.question, c.value) for c in claims])
-        true = []
-        for claim, odds in zip(claims, believed, strict=True):
-            if odds > self.belief:
-                true.append(claim)
-            else:
-                self.refused[claim.question] = DOUBTED
-        return self.read([(c.question, c.value, c.message) for c in true])
+        return self.read([(c.question, c.value, c.message) for c in claims])
 
     def read(self, asked: Sequence[tuple[str, str, int]]) -> list[Checked]:
-        """Of questions with the value that each must be answered with, those that are."""
+        """Of questions with the value that each must be answered with, those that pass."""
+        believed = self.reader.believes([(question, value) for question, value, _ in asked])
+        for (question, _, _), odds in zip(asked, believed, strict=True):
+            if odds <= self.belief:
+                self.refused[question] = DOUBTED
+        asked = [one for one, odds in zip(asked, believed, strict=True) if odds > self.belief]
         questions = [question for question, _, _ in asked]
         tokens = answer_tokens(*questions)
         first = self.reader.answers(questions, tokens=tokens)
