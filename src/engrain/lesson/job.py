@@ -119,8 +119,9 @@ class Jobs:
         """What a file, an archive or a folder holds, and what of it was learned before."""
         name = str(path)
         if name == "last" or name in self.home.log.names():
-            found = Survey(name)
+            # Read first: a survey holds a file, which an error would leave open.
             talk = self.home.log.read(name)
+            found = Survey(name)
             found.add(Brought(talk, Place(name), "chat"))
             found.lots = [Lot(found, tuple(found.entries))]
             return found
