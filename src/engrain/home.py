@@ -21,7 +21,7 @@ from engrain.lesson.asked import Asked, OnProgress, panel_for
 from engrain.lesson.changes import Change, Changes
 from engrain.lesson.folder import LEDGER_FILE as LEDGER_FILE
 from engrain.lesson.folder import HomeFolder, Overrides, Where
-from engrain.lesson.job import How, Jobs, Source
+from engrain.lesson.job import Again, How, Jobs, Source
 from engrain.lesson.served import Served
 from engrain.lesson.stages import Outcome, versions
 from engrain.model.engine import Engine
@@ -187,7 +187,7 @@ class Home:
         """
         return self._jobs.learn(source, studied=studied, **how)
 
-    def relearn(self, lesson: str, **how: Unpack[How]) -> Outcome:
+    def relearn(self, lesson: str, **how: Unpack[Again]) -> Outcome:
         """Learn the stored texts of a lesson again, on the weights as they are, as a new lesson.
 
         If the gate accepts it, the old one is out for good. Errors are those of :meth:`learn`.

@@ -37,18 +37,23 @@ OnStudied = Callable[[Preview], None]
 """Called with what self-study found, before it is learned."""
 
 
-class How(TypedDict, total=False):
-    """How a lesson is learned.
+class Again(TypedDict, total=False):
+    """How the texts of a lesson are learned.
 
     ``recipe`` is a name, the configured one if none is given; ``require`` makes an error of the
-    gate's refusal, ``force`` none of too little memory. ``on_studied`` gets the preview.
+    gate's refusal, ``force`` none of too little memory.
     """
 
     recipe: str | None
     on_progress: OnProgress | None
-    on_studied: OnStudied | None
     require: bool
     force: bool
+
+
+class How(Again, total=False):
+    """How a lesson is learned; ``on_studied`` gets the preview."""
+
+    on_studied: OnStudied | None
 
 
 @dataclass(frozen=True)
