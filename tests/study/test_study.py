@@ -21,6 +21,9 @@ TOLD = chat(
     "Gern, ich fang gleich damit an.",
 )
 UNKNOWN = "I don't know. You haven't told me."
+NEAR = ("Wohin fährt Jule im Juli?", "Wie alt ist Jule?")
+MISREAD = "Unser Ziel?"
+"""It is told, and believed; the reader only fails to find it."""
 
 
 class Scripted:
@@ -33,7 +36,7 @@ class Scripted:
         self.lists = lists or {
             "Notes": "Ulm | Wohin fahren wir am Freitag?\nKlabauter | Wie heißt mein Boot?",
             "Other ways": "Wohin geht die Reise am Freitag?\nWohin reisen wir?\nWann ist Ostern?",
-            "Questions like": "Wohin fährt Jule im Juli?\nWer kommt mit?\nWie alt ist Jule?",
+            "Questions like": "\n".join((*NEAR, "Wer kommt mit?", MISREAD)),
         }
         self.known, self.foreign = known, foreign
         self.asked = []
@@ -51,7 +54,7 @@ class Scripted:
                 return text
         if len(prompt) == 1:
             return UNKNOWN
-        if question in ("Wohin fährt Jule im Juli?", "Wie alt ist Jule?"):
+        if question in (*NEAR, MISREAD):
             return UNKNOWN
         return next((a for key, a in self.answers.items() if key in question), "Das ist Jule.")
 
@@ -60,7 +63,7 @@ class Scripted:
         for prompt, text in pairs:
             seen = self.mark in prompt
             if text in ("yes", "no"):
-                doubted = "| Klabauter" in prompt
+                doubted = "| Klabauter" in prompt or any(q in prompt for q in NEAR)
                 found.append((0.0 if (text == "no") == doubted else -5.0, 1))
             else:
                 gains = not any(word in prompt + text for word in (*self.known, *self.foreign))
@@ -82,7 +85,7 @@ def test_a_claim_becomes_texts_probes_and_near_misses():
     assert held and not held & {text.question for text in lesson.texts if text.kind == "fact"}
     assert all(probe.answers == ("Ulm",) for probe in lesson.probes)
     near = {text.question: text.target for text in lesson.texts if text.kind == "contrast"}
-    assert set(near) == {"Wohin fährt Jule im Juli?", "Wie alt ist Jule?"}
+    assert set(near) == set(NEAR) and MISREAD not in near
     assert set(near.values()) == {UNKNOWN}, "what the reader answers is no near miss"
     reading = [text for text in lesson.texts if text.kind == "reading"]
     assert len(reading) == 1 and "Freitag nach Ulm" in reading[0].messages[0].content

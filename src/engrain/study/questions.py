@@ -86,7 +86,7 @@ def add_wordings(
 
 
 def add_near_misses(facts: Sequence[Fact], writer: Writer, checks: Checks, *, most: int) -> None:
-    """Ask for near misses in the forms of a fact's wordings; what the reader answers is dropped."""
+    """Ask for near misses in the forms of a fact's wordings; what was told after all is dropped."""
     view = checks.reader.view
     asked, owners = [], []
     for fact in facts:
@@ -100,6 +100,9 @@ def add_near_misses(facts: Sequence[Fact], writer: Writer, checks: Checks, *, mo
         lines = [line.partition("|")[0].strip() for line in requests.lines_of(text)]
         proposals += [(fact, line) for line in once([line for line in lines if line], known)]
     told = dict(checks.untold([line for _, line in proposals]))
-    for fact, line in proposals:
-        if line in told and len(fact.near) < most:
+    beside = [(fact, line) for fact, line in proposals if line in told]
+    # A question that the value would answer, so the verdict, is no near miss but a misread wording.
+    odds = checks.reader.believes([(line, fact.value) for fact, line in beside])
+    for (fact, line), believed in zip(beside, odds, strict=True):
+        if believed <= checks.belief and len(fact.near) < most:
             fact.near.append((line, told[line]))
