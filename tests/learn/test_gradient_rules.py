@@ -712,16 +712,16 @@ def test_matrices_without_a_gradient_or_with_none_to_follow(
 def test_a_run_resumes_to_the_bit_through_a_file(
     rule: tuple[str, dict[str, Any]], dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    """At, before and after a check; what is saved loads without pickle."""
-    chosen = recipe([rule])
+    """At, before and after a check where there are any; what is saved loads without pickle."""
+    chosen, points = recipe([rule]), (3, 4, 5) if "every" in rule[1] else (4,)
 
     def model() -> LoadedModel:
         loaded = tiny_model("llama")
         loaded.model.to(dtype)
         return loaded
 
-    whole = saved_at((3, 4, 5), lambda **how: learned(chosen, model(), **how), tmp_path)
-    for at in (3, 4, 5):
+    whole = saved_at(points, lambda **how: learned(chosen, model(), **how), tmp_path)
+    for at in points:
         resumed = learned(chosen, model(), checkpoint=tmp_path / f"{at}", save_every=100)
         assert resumed.resumed_from == at
         assert resumed.losses == whole.losses and digest(resumed) == digest(whole)
