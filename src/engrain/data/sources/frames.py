@@ -103,11 +103,11 @@ def _elements(text: _Text, known: Callable[[Any], bool]) -> Iterator[Frame]:
             end, value, problem = text.value()
             yield Frame(number, value, problem)
             text.go_on(end, problem, known)
-        elif scalar := text.scalar():
-            yield Frame(number, *parsed(scalar))
         else:
-            yield Frame(number, None, "it is not JSON")
-            text.go_on(None, "it is not JSON", known)
+            scalar = text.scalar()
+            value, problem = parsed(scalar) if scalar else (None, "it is not JSON")
+            yield Frame(number, value, problem)
+            text.go_on(None, problem, known)
     if not first:
         yield Frame(number + 1, None, text.trouble or "it is not JSON: the list is cut off")
         return
