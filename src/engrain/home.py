@@ -19,7 +19,6 @@ from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, Stat
 from engrain.lesson import zero
 from engrain.lesson.asked import Asked, OnProgress, panel_for
 from engrain.lesson.changes import Change, Changes
-from engrain.lesson.folder import LEDGER_FILE as LEDGER_FILE
 from engrain.lesson.folder import HomeFolder, Overrides, Where
 from engrain.lesson.job import Again, How, Jobs, Source
 from engrain.lesson.served import Served

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, TrainingText
 from engrain.data.messages import Conversation
-from engrain.learn.technique import Regularization, Replay, Setting
+from engrain.learn.technique import Regularization, Replay, Representation, Setting
 from engrain.learn.turns import after_talk
 from engrain.lesson.asked import EARLIER_PROBES
 from engrain.lesson.fit import STOCK, expected_lesson
@@ -241,12 +241,13 @@ class Training:
         texts = lesson.facts() if recipe.mastery else lesson.balanced()
         new = [setting.encode(text) for text in texts]
         share = min(setting.batch_size, len(new)) / max(1, len(new))
-        tokens = share * sum(map(len, new))
+        representation = cast(Representation, parts["representation"][0])
+        tokens = share * sum(map(representation.computed, new))
         targets = share * sum(sum(example.loss_mask) for example in new)
         for replay in cast(list[Replay], parts["replay"]):
             replay.prepare(setting)
             drawn = replay.draw(0)
-            tokens += sum(map(len, drawn))
+            tokens += sum(map(representation.computed, drawn))
             targets += sum(sum(example.loss_mask) for example in drawn)
         prepared = Passes()
         for part in cast(list[Regularization], parts["regularization"]):

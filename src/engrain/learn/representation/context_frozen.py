@@ -17,8 +17,9 @@ holds of a conversation: nothing is computed or copied. While the lesson moves t
 grow stale by as much; ``refresh`` computes them anew every so many steps, with the weights as they
 are then (1 is the definition at every step, and what shorter contexts get). Contexts below
 ``shortest`` tokens stay in the graph: where a question is short the way through its keys and values
-costs little and teaches more. What all of them begin with (a default system prompt of twenty tokens
-before a question of twenty) is a context of its own, computed anew at each step.
+costs little and teaches more; other talk before such a question (``talk`` tokens and more) is
+frozen, computed anew at each step. What all of them begin with (a default system prompt of twenty
+tokens before a question of twenty) is a context of its own, computed anew at each step, too.
 
 Cost for N weights, C context and D target tokens: 6ND on a live context, 2NC + 6ND on one that is
 computed, instead of 6N(C+D); activations of D tokens instead of C+D.
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engrain.data.examples import Batch
+from engrain.data.examples import Batch, Example
 from engrain.data.lessons import TrainingText
 from engrain.learn.compute import autocast, hidden_states, losses_of
 from engrain.learn.heads import head_of
@@ -55,6 +56,9 @@ class ContextFrozenConfig:
         low=0,
     )
     held: int = option(32768, "most tokens of contexts that are kept", low=0)
+    talk: int = option(
+        32, "least tokens of other talk before a question that are frozen; 0 never", low=0
+    )
     shared: int = option(
         16,
         "least tokens that short rows begin with alike and are computed once a step; 0 never",
@@ -108,14 +112,18 @@ class ContextFrozen(Representation):
         whole, computed = [], []
         shared: dict[tuple[int, ...], list[int]] = {}
         frozen = (batch.context_lengths - 1).clamp_min(0)
+        early = torch.zeros_like(frozen) if objection(self.setting.loaded) else batch.before
         for row, length in enumerate(frozen.tolist()):
             prefix = tuple(batch.input_ids[row, :length].tolist())
             if prefix in self._kept:
                 shared.setdefault(prefix, []).append(row)
-            elif length + 1 < self.config.shortest or not length:
-                whole.append(row)
-            else:
+            elif length and length + 1 >= self.config.shortest:
                 computed.append(row)
+            elif 0 < self.config.talk <= int(early[row]):
+                frozen[row] = early[row]
+                computed.append(row)
+            else:
+                whole.append(row)
         parts = [self._on(batch, rows, frozen, self._kept[ids]) for ids, rows in shared.items()]
         if computed:
             rows = [batch.input_ids[row, : frozen[row]].tolist() for row in computed]
@@ -155,6 +163,13 @@ class ContextFrozen(Representation):
             losses = losses_of(*hidden_states(loaded, part, positions, context))
         self.hardest[list(rows)] = example_max(losses, part).to(self.hardest)
         return example_sum(losses, part)
+
+    def computed(self, example: Example) -> float:
+        """Tokens that it costs in a step: those of a frozen context are only read."""
+        length = max(0, example.context_length - 1)
+        if length + 1 < self.config.shortest:
+            length = example.before if 0 < self.config.talk <= example.before else 0
+        return len(example) - 2 / 3 * length
 
     def graph_tokens(self, tokens: int, targets: int, rows: int) -> int:
         """The targets and the last token of each context."""
