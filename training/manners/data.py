@@ -150,8 +150,9 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
         rng.shuffle(pool)
     claimed = [turn for turn in lists if turn[0].startswith(requests.CLAIMS.split("{")[0])]
     listed = [turn for turn in lists if turn not in claimed]
-    yes = [turn for turn in judged if turn[1] == "yes"][:1]
-    no = [turn for turn in judged if turn[1] == "no"][:1]
+    # What is learned stands on the verdict, and one of each a step taught it too little.
+    yes = [turn for turn in judged if turn[1] == "yes"][:3]
+    no = [turn for turn in judged if turn[1] == "no"][: len(yes)]
     # Equal answers win over many different ones long before a model can tell when they are right:
     # of a quarter "I don't know" it said little else.
     few = unknown[: int(0.08 * rows + rng.random())]
@@ -168,7 +169,7 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
     ]
 
 
-def steps(count: int, seed: int = 0, rows: int = 16) -> list[list[TrainingText]]:
+def steps(count: int, seed: int = 0, rows: int = 20) -> list[list[TrainingText]]:
     """``count`` steps of about ``rows`` texts, from all languages in turn."""
     rng = random.Random(f"manners:{seed}")
     whole = situations()

@@ -280,7 +280,7 @@ def _copying(loaded: LoadedModel) -> tuple[float, float]:
 
 def _common(encoded: Sequence[Sequence[int]]) -> int:
     """Leading tokens that are read once for all rows."""
-    from engrain.model.engine import SHARED_PREFIX
+    from engrain.model.forward import SHARED_PREFIX
 
     shared = common_prefix([list(ids) for ids in encoded]) if len(encoded) > 1 else 0
     return shared if shared >= SHARED_PREFIX else 0
