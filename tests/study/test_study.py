@@ -101,6 +101,43 @@ def test_a_wording_that_asks_for_something_else_is_dropped():
     assert ("Wann ist Ostern?", checks.NOT_READ) in lesson_of(Scripted()).questions
 
 
+ELSEWHERE = "Wohin reist der Reim?"
+
+
+class OfTwoMessages(Scripted):
+    """It answers a question about a thing of another message, but not without that in view."""
+
+    def __init__(self, *, alone=True):
+        super().__init__()
+        self.lists["Other ways"] = (
+            f"Wohin geht die Reise am Freitag?\n{ELSEWHERE}\nWohin reisen wir?"
+        )
+        self.alone = alone
+
+    def _answer(self, prompt):
+        found = super()._answer(prompt)
+        with_others = sum(message.role == "user" for message in prompt) > 2
+        # Without the others in view it finds nothing, or only not what is not there.
+        silent = (
+            "Wohin" in prompt[-1].content if not self.alone else ELSEWHERE in prompt[-1].content
+        )
+        return UNKNOWN if silent and not with_others and "|" not in prompt[-1].content else found
+
+
+def test_a_wording_about_a_thing_of_another_message_is_dropped():
+    preview = lesson_of(OfTwoMessages())
+    asked = {text.question for text in preview.lesson.texts if text.kind == "fact"}
+    asked |= {probe.messages[-1].content for probe in preview.lesson.probes}
+    assert {"Wohin geht die Reise am Freitag?", "Wohin reisen wir?"} <= asked
+    assert ELSEWHERE not in asked and (ELSEWHERE, checks.ELSEWHERE) in preview.questions
+
+
+def test_a_message_that_stands_on_those_before_it_is_not_read_alone():
+    lesson = lesson_of(OfTwoMessages(alone=False)).lesson
+    asked = {text.question for text in lesson.texts if text.kind == "fact"}
+    assert ELSEWHERE in asked | {probe.messages[-1].content for probe in lesson.probes}
+
+
 def test_what_the_weights_hold_already_is_not_learned_again():
     preview = lesson_of(Scripted(known=("Wohin fahren",)))
     assert ("Wohin fahren wir am Freitag?", checks.KNOWN) in preview.questions

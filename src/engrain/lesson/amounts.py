@@ -139,7 +139,7 @@ def study(source: Source, loaded: LoadedModel, writer: Chosen, taught: bool) -> 
         left -= facts
         claims = (LISTED + SAMPLED * effort.lists) * said
         lists += _lists(said, seen) + _lists(said * effort.lists, seen)
-        read += scored(2 * claims, view=view, own=QUESTION + ANSWER, targets=1, size=BATCH)
+        read += scored(claims, view=view, own=QUESTION + ANSWER, targets=1)
         read += _round_trip(BELIEVED * claims, PASSING, view) + _answers(groups, view)
         more = _more_wordings(facts, 1 + effort.rewordings, view, seen)
         lists, read = lists + more.writer, read + more.reader
@@ -202,8 +202,8 @@ def _round_trip(questions: float, share: float, view: float) -> Passes:
     passed, own = share * questions, QUESTION + ANSWER
     found = _answers(questions, view) * 2
     for seen in (view, 0.0):
-        found += scored(passed, view=seen, own=own, targets=ANSWER, size=BATCH)
-        found += scored(passed, view=seen, own=QUESTION, targets=QUESTION, size=BATCH)
+        found += scored(passed, view=seen, own=own, targets=ANSWER)
+        found += scored(passed, view=seen, own=QUESTION, targets=QUESTION)
     return found
 
 

@@ -16,8 +16,8 @@ from engrain.model.loading import LoadedModel
 
 SHARED_PREFIX = 16
 """Leading tokens that all prompts of a batch must share before they are computed only once."""
-KEPT = 3
-"""Prefixes that are kept: a conversation and a request, another request, a default prompt alone."""
+KEPT = 4
+"""Prefixes that are kept: a conversation with one request and another, one message alone."""
 
 
 @dataclass
@@ -99,7 +99,9 @@ class Forward:
         if len(found.ids) < len(wanted):
             self._extend(found.cache, wanted[len(found.ids) :], len(found.ids))
             found.ids = wanted
-        self._prefixes = [found, *(prefix for prefix in own if prefix is not found)][:KEPT]
+        # What is short is soon read again.
+        others = sorted((p for p in own if p is not found), key=lambda p: -len(p.ids))
+        self._prefixes = [found, *others][:KEPT]
         return found.cache
 
     def _extend(self, cache: Cache, tokens: list[int], start: int) -> None:

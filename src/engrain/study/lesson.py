@@ -24,7 +24,7 @@ from engrain.study.checks import BELIEF, GAIN, Checked, Checks
 from engrain.study.claims import find_claims
 from engrain.study.curation import curate
 from engrain.study.explicit import LeftOut, curate_examples, hold_out_examples
-from engrain.study.questions import Fact, add_near_misses, add_wordings, group
+from engrain.study.questions import Fact, add_near_misses, add_wordings, group, keep_own
 from engrain.study.reader import Reader, StudyEngine, in_context, windows
 from engrain.study.secrets import masked
 from engrain.study.statements import Statement, statements
@@ -55,7 +55,7 @@ class Effort:
 
 EFFORTS = {
     "low": Effort(lists=0, rewordings=0, wordings=8, near=6),
-    "normal": Effort(lists=3, rewordings=1, wordings=14, near=10),
+    "normal": Effort(lists=3, rewordings=1, wordings=10, near=8),
     "high": Effort(lists=6, rewordings=3, wordings=24, near=16),
 }
 
@@ -256,6 +256,7 @@ def _study(
     claims = find_claims(writer, view, samples=effort.lists)
     report(1)
     facts = group(checks.claims([claim for claim in claims if not claim.wish]))[: max(0, room)]
+    keep_own(facts, checks)
     found.corrects += _corrections(checks, facts, earlier)
     report(2)
     add_wordings(facts, writer, checks, samples=effort.rewordings, most=effort.wordings)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from engrain.exam.probes import fold, holds
 from engrain.study import requests
-from engrain.study.checks import Checked, Checks, once, shape
+from engrain.study.checks import ELSEWHERE, Checked, Checks, once, shape
 from engrain.study.writer import Writer
 
 WORDED = 2
@@ -61,7 +61,7 @@ def add_wordings(
     view = checks.reader.view
     asked, owners = [], []
     for fact in facts:
-        for wording in fact.wordings[:WORDED]:
+        for wording in fact.wordings[:WORDED] if len(fact.wordings) < most else ():
             text = requests.WORDINGS.format(question=wording.question, answer=fact.value)
             asked.append(text)
             owners.append(fact)
@@ -70,19 +70,46 @@ def add_wordings(
         sampled = writer.write(view, asked, temperature=0.8, turn=turn + 1 + sample)
         texts += zip(owners, sampled, strict=True)
     met = {*known, *(shape(w.question) for fact in facts for w in fact.wordings)}
-    proposals: list[tuple[Fact, str]] = []
+    left: dict[int, list[str]] = {id(fact): [] for fact in facts}
     for fact, text in texts:
         lines = [line.partition("|")[0].strip() for line in requests.lines_of(text)]
-        fresh = once([line for line in lines if line and not holds(line, fact.value)], met)
-        proposals += [(fact, line) for line in fresh]
-    checked = checks.read(
-        [(line, fact.value, fact.wordings[0].message) for fact, line in proposals]
-    )
-    by_question = {fold(one.question): one for one in checked}
-    for fact, line in proposals:
-        one = by_question.get(fold(line))
-        if one is not None and len(fact.wordings) < most:
-            fact.wordings.append(one)
+        left[id(fact)] += once(
+            [line for line in lines if line and not holds(line, fact.value)], met
+        )
+    # Some pass and some don't: no more are read than are wanted and half as many again.
+    while tried := [(f, q) for f in facts for q in left[id(f)][: _tried(most - len(f.wordings))]]:
+        for fact in facts:
+            del left[id(fact)][: _tried(most - len(fact.wordings))]
+        checked = checks.read([(q, fact.value, fact.wordings[0].message) for fact, q in tried])
+        by_question = {fold(one.question): one for one in checked}
+        for fact, question in tried:
+            one = by_question.get(fold(question))
+            if one is not None and len(fact.wordings) < most:
+                fact.wordings.append(one)
+        keep_own(facts, checks)
+
+
+def keep_own(facts: Sequence[Fact], checks: Checks) -> None:
+    """Drop wordings that ask about a thing of another message.
+
+    Where a fact is read in its message alone, by its first wording, so must it be by the others;
+    where it is not, the message stands on what was said before.
+    """
+    if sum(message.role == "user" for message in checks.reader.view) < 2:
+        return
+    asked = [(w.question, w.value, w.message) for fact in facts for w in fact.wordings]
+    read = dict(zip(asked, checks.alone(asked), strict=True))
+    for fact in facts:
+        first, *others = fact.wordings
+        if read[first.question, first.value, first.message]:
+            own = [w for w in others if read[w.question, w.value, w.message]]
+            checks.refused |= {w.question: ELSEWHERE for w in others if w not in own}
+            fact.wordings = [first, *own]
+
+
+def _tried(wanted: int) -> int:
+    """How many wordings are read for so many that are wanted."""
+    return wanted + wanted // 2 if wanted > 0 else 0
 
 
 def add_near_misses(facts: Sequence[Fact], writer: Writer, checks: Checks, *, most: int) -> None:
