@@ -52,3 +52,16 @@ def test_fingerprint_records_the_threads() -> None:
         assert threads.set_threads(0) == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_thread_that_openmp_has_bound_does_not_count_for_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not hasattr(os, "sched_getaffinity"):
+        pytest.skip("the system has no affinities")
+    parent = os.getppid()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1} if pid == parent else {0})
+    monkeypatch.setenv("OMP_PROC_BIND", "false")
+    assert threads._affinity() == {0}, "whoever bound it meant all of it"
+    monkeypatch.setenv("OMP_PROC_BIND", "true")
+    assert threads._affinity() == {0, 1}

@@ -151,12 +151,12 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
     claimed = [turn for turn in lists if turn[0].startswith(requests.CLAIMS.split("{")[0])]
     listed = [turn for turn in lists if turn not in claimed]
     # What is learned stands on the verdict, and one of each a step taught it too little.
-    yes = [turn for turn in judged if turn[1] == "yes"][:3]
+    yes = [turn for turn in judged if turn[1] == "yes"][:2]
     no = [turn for turn in judged if turn[1] == "no"][: len(yes)]
     # Equal answers win over many different ones long before a model can tell when they are right:
     # of a quarter "I don't know" it said little else.
     few = unknown[: int(0.08 * rows + rng.random())]
-    rest = [*few, *claimed[:3], *listed[:1], *yes, *no, *wishes[:1]]
+    rest = [*few, *claimed[:2], *listed[:1], *yes, *no, *wishes[:1]]
     room = max(2, rows - len(rest))
     told = [*plain[: max(room // 2, room - len(told))], *told][:room]
     texts = branches([*told, *rest], before, group)
@@ -169,7 +169,7 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
     ]
 
 
-def steps(count: int, seed: int = 0, rows: int = 20) -> list[list[TrainingText]]:
+def steps(count: int, seed: int = 0, rows: int = 16) -> list[list[TrainingText]]:
     """``count`` steps of about ``rows`` texts, from all languages in turn."""
     rng = random.Random(f"manners:{seed}")
     whole = situations()

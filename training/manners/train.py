@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--rows", type=int, default=20, help="texts of a step")
+    parser.add_argument("--rows", type=int, default=16, help="texts of a step")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--anchor", type=float, default=1.0)

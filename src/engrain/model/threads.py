@@ -24,11 +24,26 @@ def default_threads() -> int:
 
 def usable_cores() -> int:
     """Physical cores that this process may use: a second thread on a core only gets in the way."""
-    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    usable = sorted(_affinity()) if hasattr(os, "sched_getaffinity") else None
     count = len(usable) if usable is not None else (os.cpu_count() or 1)
     cores = _physical_cores(usable)
     quota = _quota()
     return max(1, min(cores or count, count, quota or count))
+
+
+def _affinity() -> set[int]:
+    """Processors that this process may run on.
+
+    Where ``OMP_PROC_BIND`` asks for it, OpenMP has put this very thread on one of them, and each
+    other thread on another: then those of the parent process count.
+    """
+    own = os.sched_getaffinity(0)
+    if os.environ.get("OMP_PROC_BIND", "false").lower() in ("", "false", "0"):
+        return own
+    try:
+        return own | os.sched_getaffinity(os.getppid())
+    except OSError:
+        return own
 
 
 def set_threads(count: int | None = None) -> int:
