@@ -167,6 +167,14 @@ def test_what_an_earlier_lesson_taught_is_corrected_in_its_own_wordings():
     assert {"Wohin fahren wir?", "Wohin geht es?"} <= asked
 
 
+def test_a_question_about_another_thing_is_not_corrected():
+    old = Lesson(
+        "old", "", (TrainingText(chat(ELSEWHERE, "Nach Bonn."), "fact", f"{ELSEWHERE}: Bonn"),)
+    )
+    assert lesson_of(Scripted(), earlier=[old]).lesson.corrects == (f"{ELSEWHERE}: Bonn",)
+    assert lesson_of(OfTwoMessages(), earlier=[old]).lesson.corrects == ()
+
+
 def test_nothing_told_is_said_honestly():
     preview = lesson_of(Scripted({"Notes": "none", "Other": "", "Questions": ""}))
     with pytest.raises(NothingToLearnError):

@@ -24,7 +24,7 @@ from engrain.study.checks import BELIEF, GAIN, Checked, Checks
 from engrain.study.claims import find_claims
 from engrain.study.curation import curate
 from engrain.study.explicit import LeftOut, curate_examples, hold_out_examples
-from engrain.study.questions import Fact, add_near_misses, add_wordings, group, keep_own
+from engrain.study.questions import Fact, add_near_misses, add_wordings, group, keep_own, owned
 from engrain.study.reader import Reader, StudyEngine, in_context, windows
 from engrain.study.secrets import masked
 from engrain.study.statements import Statement, statements
@@ -305,6 +305,8 @@ def _corrections(checks: Checks, facts: Sequence[Fact], earlier: Sequence[Lesson
     for (name, answer), belief, gain in sure:
         new = next((fact for fact in facts if holds(answer, fact.value)), None)
         if belief <= checks.belief or gain <= GAIN or new is None:
+            continue
+        if not owned(new, [asked[name][0].question], checks)[0]:
             continue
         corrected.append(name)
         place = new.wordings[0].message

@@ -90,21 +90,28 @@ def add_wordings(
 
 
 def keep_own(facts: Sequence[Fact], checks: Checks) -> None:
-    """Drop wordings that ask about a thing of another message.
-
-    Where a fact is read in its message alone, by its first wording, so must it be by the others;
-    where it is not, the message stands on what was said before.
-    """
-    if sum(message.role == "user" for message in checks.reader.view) < 2:
-        return
-    asked = [(w.question, w.value, w.message) for fact in facts for w in fact.wordings]
-    read = dict(zip(asked, checks.alone(asked), strict=True))
+    """Drop wordings that ask about a thing of another message."""
     for fact in facts:
         first, *others = fact.wordings
-        if read[first.question, first.value, first.message]:
-            own = [w for w in others if read[w.question, w.value, w.message]]
-            checks.refused |= {w.question: ELSEWHERE for w in others if w not in own}
-            fact.wordings = [first, *own]
+        own = owned(fact, [wording.question for wording in others], checks)
+        pairs = list(zip(others, own, strict=True))
+        checks.refused |= {w.question: ELSEWHERE for w, kept in pairs if not kept}
+        fact.wordings = [first, *(w for w, kept in pairs if kept)]
+
+
+def owned(fact: Fact, questions: Sequence[str], checks: Checks) -> list[bool]:
+    """Whether each question asks about the fact, and not about a thing of another message.
+
+    Where the fact is read in its message alone, by its first wording, so must it be by the others;
+    where it is not, the message stands on what was said before, and nothing can be told.
+    """
+    first = fact.wordings[0]
+    if not questions or sum(message.role == "user" for message in checks.reader.view) < 2:
+        return [True] * len(questions)
+    read, *own = checks.alone(
+        [(question, fact.value, first.message) for question in (first.question, *questions)]
+    )
+    return own if read else [True] * len(questions)
 
 
 def _tried(wanted: int) -> int:
