@@ -117,13 +117,14 @@ class Forward:
         if len(prompts) < 2 or profile.cache_kind != "kv" or any(profile.sliding_windows):
             return 0
         # Every row needs a token of its own to compute its logits.
-        shared = min(common_prefix(prompts), min(map(len, prompts)) - 1)
+        shared = min(common_prefix(list(prompts)), min(map(len, prompts)) - 1)
         return shared if shared >= SHARED_PREFIX else 0
 
 
 def _copy(source: Cache, target: Cache, length: int, rows: int) -> None:
     """Put the first tokens of a cache of one row into an empty one, for each of its rows."""
-    for index, layer in enumerate(source.layers):
+    layers: list[Any] = list(source.layers)
+    for index, layer in enumerate(layers):
         keys, values = (
             part[:, :, :length].expand(rows, -1, -1, -1) for part in (layer.keys, layer.values)
         )
