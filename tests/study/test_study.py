@@ -132,6 +132,18 @@ def test_a_wording_about_a_thing_of_another_message_is_dropped():
     assert ELSEWHERE not in asked and (ELSEWHERE, checks.ELSEWHERE) in preview.questions
 
 
+def test_what_the_message_alone_answers_is_no_near_miss():
+    class Misreads(Scripted):
+        def _answer(self, prompt):
+            alone = sum(message.role == "user" for message in prompt) == 2
+            if prompt[-1].content == NEAR[0] and alone:
+                return "Nach Ulm."
+            return super()._answer(prompt)
+
+    lesson = lesson_of(Misreads()).lesson
+    assert {t.question for t in lesson.texts if t.kind == "contrast"} == {NEAR[1]}
+
+
 def test_a_message_that_stands_on_those_before_it_is_not_read_alone():
     lesson = lesson_of(OfTwoMessages(alone=False)).lesson
     asked = {text.question for text in lesson.texts if text.kind == "fact"}

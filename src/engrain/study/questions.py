@@ -135,8 +135,10 @@ def add_near_misses(facts: Sequence[Fact], writer: Writer, checks: Checks, *, mo
         proposals += [(fact, line) for line in once([line for line in lines if line], known)]
     told = dict(checks.untold([line for _, line in proposals]))
     beside = [(fact, line) for fact, line in proposals if line in told]
-    # A question that the value would answer, so the verdict, is no near miss but a misread wording.
+    # A question that the value would answer, so the verdict, or that it answers where nothing else
+    # is in view, is no near miss but a misread wording.
     odds = checks.reader.believes([(line, fact.value) for fact, line in beside])
-    for (fact, line), believed in zip(beside, odds, strict=True):
-        if believed <= checks.belief and len(fact.near) < most:
+    answered = checks.alone([(line, f.value, f.wordings[0].message) for f, line in beside])
+    for (fact, line), believed, read in zip(beside, odds, answered, strict=True):
+        if believed <= checks.belief and not read and len(fact.near) < most:
             fact.near.append((line, told[line]))
