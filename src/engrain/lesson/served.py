@@ -97,8 +97,7 @@ class Served:
             if digest != state.digest:
                 raise StateMismatchError(
                     f"The weights of the state {state.digest[:12]} fold to {digest[:12]}.",
-                    remedy="Run `engrain lessons verify`; another kind of processor can round "
-                    "differently.",
+                    remedy="Run `engrain lessons verify`: it names what was changed.",
                 )
             self.loaded.set_weights(weights)
             self._known(digest)
