@@ -433,3 +433,13 @@ def test_the_turns_before_the_last_question_are_counted() -> None:
     assert "Nice." in told and "Which" not in told
     both = TrainingText((*talk, *chat("Which boat?", "The red one.")), "fact", answers=2)
     assert encode(loaded.tokenizer, both).before == 0, "the talk is learned, too"
+
+
+def test_what_an_example_costs_is_told_before_anything_is_prepared() -> None:
+    technique = registry.build("representation", "context_frozen", {"shortest": 256, "live": 256})
+    assert isinstance(technique, Representation)
+    learned = (False,) * 90 + (True,) * 10
+    assert technique.computed(Example(tuple(range(100)), learned, 90)) == 100
+    assert technique.computed(Example(tuple(range(100)), learned, 90, before=60)) == 40
+    long = Example(tuple(range(400)), (False,) * 390 + (True,) * 10, 390)
+    assert technique.computed(long) == 11, "kept from step to step"

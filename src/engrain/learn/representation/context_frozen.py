@@ -91,15 +91,16 @@ class ContextFrozen(Representation):
         """The contexts that are kept: long ones and other talk, as many as there is room for."""
         found: dict[tuple[int, ...], None] = {}
         room = self.config.held
+        talks = bool(self.config.talk) and not objection(self.setting.loaded)
         for text in texts:
             # No token is shorter than a byte: most texts need not be encoded to be told short.
             short = sum(len(m.content.encode()) + 32 for m in text.messages) < self.config.live
-            if short and (len(text.messages) <= 2 or not self.config.talk):
+            if short and (len(text.messages) <= 2 or not talks):
                 continue
             example = self.setting.encode(text)
             prefix = example.ids[: example.context_length - 1]
             if len(prefix) < self.config.live:
-                prefix = example.ids[: self._talk(example)]
+                prefix = example.ids[: self._talk(example) if talks else 0]
             if prefix and len(prefix) <= room and prefix not in found:
                 found[prefix] = None
                 room -= len(prefix)
@@ -181,9 +182,7 @@ class ContextFrozen(Representation):
     def _talk(self, example: Example) -> int:
         """Tokens of other talk before the question of a short example that are kept."""
         short = example.context_length < self.config.shortest
-        if not short or not 0 < self.config.talk <= example.before:
-            return 0
-        return 0 if objection(self.setting.loaded) else example.before
+        return example.before if short and 0 < self.config.talk <= example.before else 0
 
     def graph_tokens(self, tokens: int, targets: int, rows: int) -> int:
         """The targets and the last token of each context."""
