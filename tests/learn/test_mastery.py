@@ -246,10 +246,18 @@ def test_known_at_sight_counts_only_in_a_row_and_only_what_is_unseen(loaded):
 
 
 def test_what_is_never_known_does_not_keep_the_others_waiting(loaded):
-    mastery = Mastery(examples(2), setting(loaded))
+    mastery = Mastery(examples(4), setting(loaded))
     steps = 0
     while not mastery.done:
         drawn = mastery.draw(1)
         mastery.saw(torch.tensor([9.0 if drawn[0].lesson == "0" else 0.1]), steps)
         steps += 1
-    assert mastery.known == 1 and steps == 1 + 6
+    assert mastery.known == 3 and steps == 3 + 6
+
+
+def test_nothing_is_given_up_where_little_is_known(loaded):
+    mastery = Mastery(examples(4), setting(loaded))
+    for step in range(60):
+        drawn = mastery.draw(1)
+        mastery.saw(torch.tensor([0.1 if drawn[0].lesson in "12" else 9.0]), step)
+        assert not mastery.done, "it is the learning that is slow"

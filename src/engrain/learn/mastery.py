@@ -9,7 +9,7 @@ Bloom, 1968; selection of what is not learned yet: Katharopoulos and Fleuret, ar
 Two things keep steps from what they can't buy. A wording that is known when it is first seen shows
 that its fact is known in words that were never trained: after ``GENERAL`` of them in a row the
 fact's wordings that are still unseen count as known. And a text that is not known after ``TRIES``
-times does not keep the others waiting: it is one that the fact does not answer, or answers badly.
+times, while most others are, does not keep them waiting: the fact does not answer it, or badly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ KNOWN_BELOW = math.log(2)
 GENERAL = 2
 """Wordings of a fact in a row that are known at first sight, after which the unseen ones are."""
 TRIES = 6
-"""Times that a text is trained on at most before training may end without it."""
+"""Times that a text is trained on before training may end without it, ..."""
+MOST = 0.75
+"""... where this share of the texts is known: before, it is the learning that is slow."""
 
 
 class Mastery:
@@ -62,8 +64,8 @@ class Mastery:
 
     @property
     def done(self) -> bool:
-        """Whether each text is known, or was tried as often as it may be."""
-        return bool((self._taken_for_known() | (self._times >= TRIES)).all())
+        """Whether each text is known, or given up."""
+        return bool((self._taken_for_known() | self._given_up()).all())
 
     @property
     def known(self) -> int:
@@ -75,6 +77,11 @@ class Mastery:
         general = (self._at_sight >= GENERAL)[self._group] & (self._seen < 0)
         return self._known | general
 
+    def _given_up(self) -> Tensor:
+        """Texts that are not known after so many times, while most others are, ``(texts,)``."""
+        known = self._taken_for_known()
+        return (self._times >= TRIES) & ~known & bool(known.float().mean() >= MOST)
+
     def draw(self, count: int, missing: str = "") -> list[Example]:
         """The texts of the next step: unknown before known, longest unseen first.
 
@@ -82,7 +89,7 @@ class Mastery:
         """
         place = {index: at for at, index in enumerate(self._order)}
         present = [i for i in self._order if not missing or self._examples[i].lesson != missing]
-        known = (self._taken_for_known() | (self._times >= TRIES)).tolist()
+        known = (self._taken_for_known() | self._given_up()).tolist()
         seen = self._seen.tolist()
         ranked = sorted(present, key=lambda i: (known[i], seen[i], place[i]))
         self._chosen = ranked[:count]
