@@ -48,7 +48,6 @@ def _score(
     forward: Forward, rows: Sequence[tuple[list[int], list[int], list[int]]], key: Hashable
 ) -> list[tuple[list[float], int]]:
     """For each prompt, what follows and the last tokens it may have: sums, tokens of each."""
-    # What is predicted from its last token alone would else be computed for all.
     inputs = [prompt + rest for prompt, rest, _ in rows]
     with torch.inference_mode():
         cache, shared = forward.begun([prompt for prompt, _, _ in rows], key)
