@@ -353,6 +353,8 @@ def test_exports_with_anything_in_a_place(kind: str, data: st.DataObject) -> Non
 @given(st.integers(0, 5000), st.binary(max_size=6))
 @example(0, b"\0")
 @example(0, b'"')
+@example(0, b"]")
+@example(300, b"]}]")
 @example(30, b"\0\0\0")
 def test_bytes_that_were_overwritten(tmp_path_factory: Any, at: int, junk: bytes) -> None:
     raw = bytearray(json.dumps(many(4)).encode())
