@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,8 @@ def learn(
     loaded: Any, engine: Any, days: Sequence[Day], lessons: Sequence[Any], args: Any
 ) -> dict[str, Any]:
     """Train each day's lesson after those before, and ask all probes told so far, closed book."""
-    from engrain.data.general import anchors
+    from engrain.dream.earlier import anchors_beside
+    from engrain.exam.panel import load_panel, run_panel
     from engrain.exam.probes import ask
     from engrain.learn.fold import fold
     from engrain.learn.learner import Learner
@@ -193,9 +195,21 @@ def learn(
     recipe = recipe.with_settings(settings)
     kept, adapters, rows = [], [], []
     manners = list(args.manners_adapters)
+    # As in a home: what is kept is the base with its manners, not the base.
+    loaded.ground = lambda: fold(loaded.base_weights(), manners)
+    panel = load_panel()
+    unknown = tuple(q for q in panel.questions if q.part == "abstention")
+    panel = replace(panel, choices=(), questions=unknown)
+    untaught = run_panel(engine, panel)
     for number, (day, lesson) in enumerate(zip(days, lessons, strict=False), start=1):
         result = Learner(recipe).run(
-            loaded, lesson, earlier=kept, adapters=adapters, anchors=anchors(), seed=args.seed
+            loaded,
+            lesson,
+            earlier=kept,
+            adapters=adapters,
+            anchors=anchors_beside([*kept, lesson]),
+            contexts=engine.context,
+            seed=args.seed,
         )
         kept.append(lesson)
         adapters.append(result.adapter)
@@ -205,6 +219,7 @@ def learn(
         gone = {name for d in days[:number] for name in d.supersedes}
         probes = [p for d in days[:number] for p in d.probes if p.id not in gone]
         results = ask(engine, probes)
+        taught = run_panel(engine, panel)
         today = {p.id for p in day.probes}
         marks = [(r.kind, r.passed) for r in results]
         rows.append(
@@ -214,13 +229,16 @@ def learn(
                 "seconds": result.seconds,
                 "peak_memory_bytes": result.peak_memory_bytes,
                 "losses": [round(x, 3) for x in result.losses],
+                "panel_percent": taught.change_percent(untaught),
+                "panel_abstention": taught.parts["abstention"].to_dict(),
                 "all": counted(marks),
                 "today": counted([(r.kind, r.passed) for r in results if r.probe_id in today]),
                 "answers": [[r.probe_id, r.kind, r.passed, r.answer] for r in results],
             }
         )
         print(
-            f"  {day.id}: {result.seconds:.0f} s",
+            f"  {day.id}: {result.seconds:.0f} s, {result.steps} steps,",
+            f"panel {rows[-1]['panel_percent']:+.1f}%,",
             {k: f"{v['right']}/{v['asked']}" for k, v in rows[-1]["today"].items()},
             file=sys.stderr,
             flush=True,

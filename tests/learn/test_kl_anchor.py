@@ -68,6 +68,27 @@ def test_every_anchor_token_counts_the_same() -> None:
         assert len(set(found)) == len(found)
 
 
+def test_a_further_round_need_not_ask_the_untaught_model_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> None:
+        raise AssertionError("the untaught model was asked again")
+
+    torch.manual_seed(3)
+    loaded = moved(tiny_model("llama"))
+    setting = Setting(loaded, LESSON, anchors=ANCHORS)
+    found = []
+    for _ in range(2):
+        anchor = KlAnchor(KlAnchorConfig(top_k=0))
+        anchor.prepare(setting)
+        found.append(float(anchor.penalty(0).detach()))
+        monkeypatch.setattr(loaded, "untaught", refuse)
+    assert found[0] == found[1] > 0
+    other = KlAnchor(KlAnchorConfig(top_k=0, reference="current"))
+    other.prepare(setting)
+    assert float(other.penalty(0).detach()) == pytest.approx(0, abs=1e-6)
+
+
 def test_an_unknown_reference_is_refused() -> None:
     with pytest.raises(ValueError, match="not one of base, current"):
         KlAnchor(KlAnchorConfig(reference="yesterday"))

@@ -4,7 +4,7 @@ from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, TrainingText, chat
 from engrain.learn.learner import Learner
 from engrain.learn.recipe import named
-from engrain.learn.turns import MOST, after_talk
+from engrain.learn.turns import MOST, TALKS, after_talk
 from engrain.model.testing import tiny_model
 
 
@@ -32,6 +32,8 @@ def test_a_share_of_the_questions_comes_after_other_talk() -> None:
         assert [m.role for m in before] == ["user", "assistant"] * (len(before) // 2)
         # Nothing before the question tells its answer.
         assert all(old.target != message.content for message in before)
+    # Each talk is read once before training, so there are few.
+    assert 2 <= len({new.messages[:-2] for _, new in moved}) <= TALKS
     # Both sources are used: other facts of the lesson, and general talk.
     own = {text.target for text in plain.texts}
     assert {new.messages[1].content in own for _, new in moved} == {True, False}

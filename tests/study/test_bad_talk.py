@@ -50,6 +50,9 @@ class Reading:
                 return answer.encode()[:most].decode(errors="replace")
         return UNKNOWN
 
+    def surprise(self, text: str) -> list[tuple[int, int, float]]:
+        return []
+
     def log_likelihood(self, pairs: Any, **_: Any) -> list[tuple[float, int]]:
         found = []
         for prompt, text in pairs:

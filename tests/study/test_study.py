@@ -58,6 +58,9 @@ class Scripted:
             return UNKNOWN
         return next((a for key, a in self.answers.items() if key in question), "Das ist Jule.")
 
+    def surprise(self, text):
+        return []
+
     def log_likelihood(self, pairs, **how):
         found = []
         for prompt, text in pairs:
@@ -130,6 +133,23 @@ def test_a_wording_about_a_thing_of_another_message_is_dropped():
     asked |= {probe.messages[-1].content for probe in preview.lesson.probes}
     assert {"Wohin geht die Reise am Freitag?", "Wohin reisen wir?"} <= asked
     assert ELSEWHERE not in asked and (ELSEWHERE, checks.ELSEWHERE) in preview.questions
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_an_answer_names_no_thing_of_another_message(read):
+    class Mixes(OfTwoMessages):
+        def _answer(self, prompt):
+            found = super()._answer(prompt)
+            if found != "Ihr fahrt nach Ulm.":
+                return found
+            if sum(message.role == "user" for message in prompt) > 2:
+                return "Eure Katze fährt nach Ulm."
+            return found if read else UNKNOWN
+
+    lesson = lesson_of(Mixes()).lesson
+    targets = {text.target for text in lesson.texts if text.kind in ("fact", "reading")}
+    # Where the message stands on what was said before, its own words can't be had.
+    assert targets == {"Ihr fahrt nach Ulm." if read else "Eure Katze fährt nach Ulm."}
 
 
 def test_what_the_message_alone_answers_is_no_near_miss():

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -98,6 +98,7 @@ class Learner:
         weak: Sequence[tuple[str, TrainingText]] = (),
         further: Further | None = None,
         contexts: ContextSource | None = None,
+        memo: dict[Hashable, Any] | None = None,
         seed: int = 0,
         on_step: OnStep | None = None,
         checkpoint: Path | None = None,
@@ -108,7 +109,8 @@ class Learner:
         ``earlier`` are the lessons in its weights, ``adapters`` what was learned from each; a
         recipe with ``absence`` needs both. ``contexts`` lends keys and values that serving has
         computed already. ``weak`` are texts of earlier lessons, each with its lesson's id, that are
-        trained as if they were new. ``further`` makes it a second round over the same lesson.
+        trained as if they were new. ``further`` makes it a second round over the same lesson; with
+        the ``memo`` of the first it need not compute again what the model was before.
 
         ``checkpoint`` is a file from which an interrupted run continues, to the bit, and to which
         this run saves every ``save_every`` steps.
@@ -138,6 +140,7 @@ class Learner:
             steps=self.recipe.steps_for(len(lesson.balanced()) + len(weak)),
             batch_size=self.recipe.batch_size,
             contexts=contexts,
+            memo={} if memo is None else memo,
         )
         techniques = self.recipe.build()
         architecture = cast(Architecture, techniques["architecture"][0])

@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import random
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -111,6 +111,7 @@ class Setting:
     ``earlier`` are the active lessons in the order in which they were accepted; ``anchors`` are
     general texts whose predictions should not move; ``contexts`` gives the keys and values of token
     sequences under the weights before the lesson, from serving's cache where it holds them.
+    ``memo`` keeps what techniques computed with these weights, for a further round of the lesson.
     """
 
     loaded: LoadedModel
@@ -121,6 +122,7 @@ class Setting:
     steps: int = 1
     batch_size: int = 8
     contexts: ContextSource | None = None
+    memo: dict[Hashable, Any] = field(default_factory=dict)
 
     def encode(self, text: TrainingText, lesson: str = "") -> Example:
         """A training text as an example of this model's tokens."""

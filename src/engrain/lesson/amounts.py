@@ -24,6 +24,7 @@ from engrain.study.lesson import EFFORTS
 from engrain.study.questions import NEAR_WORDINGS, WORDED
 from engrain.study.reader import ANSWER_TOKENS, BATCH, ROOM, WINDOW_TOKENS, Room
 from engrain.study.requests import WORKED
+from engrain.study.writer import QUESTION_TOKENS
 
 if TYPE_CHECKING:
     from engrain.learn.recipe import Recipe
@@ -31,14 +32,16 @@ if TYPE_CHECKING:
     from engrain.model.adapter import Adapter
     from engrain.model.loading import LoadedModel
 
-FACTS = 1.0
-"""Facts of a user's message: everyday talk tells 6 or 7 things in six messages a day."""
+FACTS = 1.5
+"""Facts that are found in a user's message (assumed)."""
 LISTED = 1.5
 """Claims in the greedy list of a message. With ``SAMPLED`` they make the 4 to 5 of a message that
 lie between what the 0.5B judged (3, ``everyday-study-few-unknown.json``) and what the 1.5B listed
 by hand (7)."""
 SAMPLED = 1.0
 """Further claims in each sampled list."""
+PIECES = 6.0
+"""Surprising pieces of a message that no list has (by hand: 7 with those that lists have)."""
 BELIEVED = 0.5
 """Claims that the reader believes: it doubted 17 of the 35 questions of the same study."""
 PASSING = 0.5
@@ -140,7 +143,20 @@ def study(source: Source, loaded: LoadedModel, writer: Chosen, taught: bool) -> 
         claims = (LISTED + SAMPLED * effort.lists) * said
         lists += _lists(said, seen) + _lists(said * effort.lists, seen)
         read += scored(claims, view=view, own=QUESTION + ANSWER, targets=1)
-        read += _round_trip(BELIEVED * claims, PASSING, view) + _answers(groups, view)
+        pieces = PIECES * said if effort.questions else 0.0
+        # Samples of one question share what stands before them.
+        lists += asked(
+            pieces,
+            view=seen,
+            own=REQUEST,
+            longest=QUESTION_TOKENS,
+            written=effort.questions * ANSWER,
+            size=BATCH,
+        )
+        own = QUESTION + ANSWER
+        read += scored(pieces * effort.questions, view=view, own=own, targets=1)
+        claims = BELIEVED * (claims + pieces)
+        read += _round_trip(claims, PASSING, view) + _answers(groups, view)
         more = _more_wordings(facts, 1 + effort.rewordings, view, seen)
         lists, read = lists + more.writer, read + more.reader
         near = NEAR_WORDINGS * facts

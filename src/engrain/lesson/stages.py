@@ -13,7 +13,7 @@ A killed job continues at the first stage that is not recorded. Nothing is serve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -150,6 +150,7 @@ class Stages:
     checkpoint: Path
     gate: bool = True
     on_progress: OnProgress = lambda stage, done, total: None
+    _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     def run(self, study: Study, reword: Reword = lambda lesson, groups: ()) -> Outcome:
         """Take the job from the stage that it has reached to its end.
@@ -341,6 +342,7 @@ class Stages:
                     weak=weak,
                     further=begun,
                     contexts=self.served.engine.context,
+                    memo=self._memo,
                     seed=self.seed,
                     on_step=lambda done, total, loss: self.on_progress(stage, done, total),
                     checkpoint=self._checkpoint(stage),

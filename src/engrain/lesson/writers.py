@@ -98,10 +98,16 @@ class Guest:
         return self._here.room
 
     def write(
-        self, view: Sequence[Message], asked: Sequence[str], *, temperature: float, turn: int
+        self,
+        view: Sequence[Message],
+        asked: Sequence[str],
+        *,
+        temperature: float,
+        turn: int,
+        answers: Sequence[str] | None = None,
     ) -> list[str]:
         """Answers of the model."""
-        return self._here.write(view, asked, temperature=temperature, turn=turn)
+        return self._here.write(view, asked, temperature=temperature, turn=turn, answers=answers)
 
     @property
     def _here(self) -> ModelWriter:

@@ -31,7 +31,7 @@ from engrain.model.cache import PrefixCache, Remembered, joined, new_cache
 from engrain.model.context import Context, check_context, compute_context, extend
 from engrain.model.decode import Plan
 from engrain.model.forward import Forward
-from engrain.model.likelihood import log_likelihood, loss
+from engrain.model.likelihood import log_likelihood, loss, surprise
 from engrain.model.loading import LoadedModel
 from engrain.model.rows import Row, batches, cut, repeats
 from engrain.model.sampling import (
@@ -107,6 +107,7 @@ class Engine:
         prefixes: Sequence[str] | None = None,
         exact: bool = True,
         lists: bool = False,
+        stop: Sequence[str] = (),
     ) -> list[str]:
         """Answer each conversation; the order of the answers is that of the prompts.
 
@@ -114,7 +115,7 @@ class Engine:
         given. The same call gives the same answers, bit for bit, on the same machine. Without
         ``exact`` an answer may depend on what else is asked in the call, in the last bits of a
         choice, and many answers come sooner. With ``lists`` an answer is a list, which has ended
-        where a line comes for the second time.
+        where a line comes for the second time; one of the ``stop`` texts ends any answer before it.
         """
         if prefixes is not None and len(prefixes) != len(prompts):
             raise UsageError(
@@ -123,17 +124,22 @@ class Engine:
             )
         begun = list(prefixes or [""] * len(prompts))
         rows = [
-            self._row(i, self.encode_chat(messages, prefix), max_new_tokens, temperature, seed)
+            self._row(
+                i,
+                self.encode_chat(messages, prefix),
+                max_new_tokens,
+                temperature,
+                seed,
+                tuple(stop),
+            )
             for i, (messages, prefix) in enumerate(zip(prompts, begun, strict=True))
         ]
         for row in rows:
             row.lists = lists
         how = {"temperature": temperature, "top_p": top_p}
         self._run(rows, **how, batch_size=batch_size, exact=exact)
-        return [
-            self._text(row) if prefix else self._text(row).strip()
-            for row, prefix in zip(rows, begun, strict=True)
-        ]
+        texts = [cut(self._text(row), row.stop) for row in rows]
+        return [text if prefix else text.strip() for text, prefix in zip(texts, begun, strict=True)]
 
     def complete(
         self,
@@ -190,6 +196,14 @@ class Engine:
         encoded = [self._pair(prompt, continuation) for prompt, continuation in pairs]
         key = None if exact else self._cache_key()
         return log_likelihood(self._forward, encoded, batch_size, key)
+
+    def surprise(self, text: str) -> list[tuple[int, int, float]]:
+        """Where each token of a raw text begins and ends, in characters, and its nats.
+
+        Raises:
+            UnsupportedModelError: the model's tokenizer does not tell where its tokens lie.
+        """
+        return surprise(self._forward, text)
 
     def loss(self, texts: Sequence[str], *, max_length: int = 256) -> float:
         """Mean nats a token over the first ``max_length`` tokens of each text; nan for no token."""
@@ -346,6 +360,13 @@ class Engine:
 
     def _read(self, prompts: list[list[int]], key: Hashable = None) -> tuple[Cache, Tensor, Tensor]:
         """A cache of prompts, the mask of its tokens, and the logits of the next ones."""
+        rows = list(dict.fromkeys(map(tuple, prompts)))
+        if key is not None and len(rows) < len(prompts):
+            # Samples of one answer: what stands before it is read once.
+            cache, mask, logits = self._read([list(row) for row in rows], key)
+            places = torch.tensor([rows.index(tuple(p)) for p in prompts], device=mask.device)
+            cache.reorder_cache(places)  # type: ignore[arg-type]
+            return cache, mask[places], logits[places]
         cache, shared = self._forward.begun(prompts, key)
         ids, own = self._forward.padded([prompt[shared:] for prompt in prompts], left=True)
         mask = torch.cat([own.new_ones(len(prompts), shared), own], dim=1)

@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy, log_softmax
 
+from engrain.errors import UnsupportedModelError
+from engrain.model.cache import new_cache
 from engrain.model.forward import Forward
 from engrain.model.rows import batches
 
+TOGETHER = 256
+"""Tokens of a text whose logits are held at once."""
 MAX_LOGITS = 1 << 26
 """Logits that are held at once when whole texts are scored (256 MiB in fp32)."""
 
@@ -69,6 +73,35 @@ def _score(
                 ([float(before + known[-1, end].double()) for end in ends], len(rest) + 1)
             )
     return results
+
+
+def surprise(forward: Forward, text: str) -> list[tuple[int, int, float]]:
+    """Where each token of a raw text begins and ends, and -log p of it; the first has 0 nats.
+
+    Raises:
+        UnsupportedModelError: the tokenizer does not tell where its tokens lie.
+    """
+    tokenizer = forward.loaded.tokenizer
+    if not tokenizer.is_fast:
+        raise UnsupportedModelError(
+            f"The tokenizer of {forward.loaded.source} does not tell where its tokens lie.",
+            remedy="Use a model with a tokenizer.json.",
+        )
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, _ = forward.padded([list(encoded["input_ids"])], left=False)
+    cache = new_cache(forward.loaded.model, forward.loaded.profile)
+    nats = [0.0]
+    with torch.inference_mode():
+        for at in range(0, ids.shape[1] - 1, TOGETHER):
+            part, targets = ids[:, at : at + TOGETHER], ids[0, at + 1 : at + 1 + TOGETHER]
+            columns = torch.arange(at, at + part.shape[1], device=ids.device)[None]
+            mask = ids.new_ones(1, at + part.shape[1])
+            logits = forward(part, mask, cache=cache, positions=columns, keep=None)[0]
+            nats += cross_entropy(
+                logits[: len(targets)].float(), targets, reduction="none"
+            ).tolist()
+    places = encoded["offset_mapping"]
+    return [(start, end, n) for (start, end), n in zip(places, nats, strict=False)]
 
 
 def loss(forward: Forward, rows: Sequence[list[int]], limit: int) -> float:

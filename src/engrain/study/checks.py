@@ -59,9 +59,25 @@ class Checks:
         """The claims that pass every check."""
         return self.read([(c.question, c.value, c.message) for c in claims])
 
-    def read(self, asked: Sequence[tuple[str, str, int]]) -> list[Checked]:
-        """Of questions with the value that each must be answered with, those that pass."""
-        believed = self.reader.believes([(question, value) for question, value, _ in asked])
+    def best(self, claims: Sequence[Sequence[Claim]]) -> list[Checked]:
+        """Of each group the claim that the reader believes most, if it passes."""
+        flat = [claim for group in claims for claim in group]
+        odds = self.reader.believes([(claim.question, claim.value) for claim in flat])
+        known = {id(claim): one for claim, one in zip(flat, odds, strict=True)}
+        first = [max(group, key=lambda claim: known[id(claim)]) for group in claims if group]
+        return self.read(
+            [(c.question, c.value, c.message) for c in first], [known[id(c)] for c in first]
+        )
+
+    def read(
+        self, asked: Sequence[tuple[str, str, int]], believed: Sequence[float] | None = None
+    ) -> list[Checked]:
+        """Of questions with the value that each must be answered with, those that pass.
+
+        ``believed`` are the reader's log-odds for them, where they are known.
+        """
+        if believed is None:
+            believed = self.reader.believes([(question, value) for question, value, _ in asked])
         for (question, _, _), odds in zip(asked, believed, strict=True):
             if odds <= self.belief:
                 self.refused[question] = DOUBTED
@@ -101,10 +117,13 @@ class Checks:
             reader = replace(self.reader, view=(self.reader.view[place],))
             answers = reader.answers(new, tokens=answer_tokens(*new))
             self._alone |= {(q, place): a for q, a in zip(new, answers, strict=True)}
-        found = [self._alone[question, place] for question, _, place in asked]
-        return [
-            holds(a, v) and not says_unknown(a) for a, (_, v, _) in zip(found, asked, strict=True)
-        ]
+        return [bool(self.words(question, place, value)) for question, value, place in asked]
+
+    def words(self, question: str, place: int, value: str) -> str:
+        """The answer with the value that a message alone was found to give; "" if it gave none."""
+        found = self._alone.get((question, place), "")
+        right = holds(found, value) and not says_unknown(found) and CUT not in found
+        return found if right else ""
 
     def untold(self, questions: Sequence[str]) -> list[tuple[str, str]]:
         """Of questions, those that the reader says were not told, with its words."""

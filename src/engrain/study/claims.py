@@ -40,7 +40,7 @@ def find_claims(
         for question, value in requests.claims_in(text):
             if question.casefold() == requests.WISH:
                 claim = Claim(requests.WISH, value, place, wish=True)
-            elif holds(view[place].content, value) and not holds(question, value):
+            elif holds(view[place].content, value) and requests.asks(question, value):
                 claim = Claim(question, value, place)
             else:
                 continue

@@ -24,6 +24,7 @@ from engrain.study.checks import BELIEF, GAIN, Checked, Checks
 from engrain.study.claims import find_claims
 from engrain.study.curation import curate
 from engrain.study.explicit import LeftOut, curate_examples, hold_out_examples
+from engrain.study.pieces import Piece, ask_for, most_surprising, pieces
 from engrain.study.questions import Fact, add_near_misses, add_wordings, group, keep_own, owned
 from engrain.study.reader import Reader, StudyEngine, in_context, windows
 from engrain.study.secrets import masked
@@ -36,6 +37,8 @@ Progress = Callable[[str, int, int], None]
 
 STAGES = ("claims", "checks", "wordings", "near misses", "done")
 TITLE_LENGTH = 60
+ASKED = 3
+"""Pieces that are asked for, for each fact for which there is room."""
 NO_USER = "nothing that the user said is left after curation"
 WISHED = "wish "
 """What the groups of wishes begin with; no ": " is in them, since a wish is no answer."""
@@ -45,18 +48,23 @@ FEW = "it has too few wordings to hold one out"
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is asked of the writer: samples of each list, wordings and near misses of a fact."""
+    """How much is asked of the writer.
+
+    Samples of each list; of the question to each piece that no list has; of each list of wordings;
+    wordings and near misses of a fact at most.
+    """
 
     lists: int
+    questions: int
     rewordings: int
     wordings: int
     near: int
 
 
 EFFORTS = {
-    "low": Effort(lists=0, rewordings=0, wordings=8, near=6),
-    "normal": Effort(lists=3, rewordings=1, wordings=10, near=8),
-    "high": Effort(lists=6, rewordings=3, wordings=24, near=16),
+    "low": Effort(lists=0, questions=0, rewordings=0, wordings=8, near=6),
+    "normal": Effort(lists=1, questions=3, rewordings=1, wordings=10, near=8),
+    "high": Effort(lists=6, questions=6, rewordings=3, wordings=24, near=16),
 }
 
 
@@ -256,6 +264,11 @@ def _study(
     claims = find_claims(writer, view, samples=effort.lists)
     report(1)
     facts = group(checks.claims([claim for claim in claims if not claim.wish]))[: max(0, room)]
+    if effort.questions:
+        left = [piece for piece in pieces(checks.reader) if not _covered(piece, facts)]
+        left = most_surprising(left, ASKED * max(0, room - len(facts)))
+        more = checks.best(ask_for(writer, view, left, samples=effort.questions))
+        facts = group([w for fact in facts for w in fact.wordings] + more)[: max(0, room)]
     keep_own(facts, checks)
     found.corrects += _corrections(checks, facts, earlier)
     report(2)
@@ -279,6 +292,15 @@ def _study(
         for place, message in enumerate(view)
         if message.role == "user" and place not in used
     ]
+
+
+def _covered(piece: Piece, facts: Sequence[Fact]) -> bool:
+    """Whether a fact of the message has the piece in its value, or its value in the piece."""
+    return any(
+        w.message == piece.message and (holds(w.value, piece.text) or holds(piece.text, w.value))
+        for fact in facts
+        for w in fact.wordings
+    )
 
 
 def _corrections(checks: Checks, facts: Sequence[Fact], earlier: Sequence[Lesson]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engrain.exam.probes import fold, holds
 from engrain.study import requests
@@ -90,13 +90,22 @@ def add_wordings(
 
 
 def keep_own(facts: Sequence[Fact], checks: Checks) -> None:
-    """Drop wordings that ask about a thing of another message."""
+    """Drop wordings that ask about a thing of another message, and what answers say of one.
+
+    An answer may have its value right and give it to a thing of another message. What the message
+    alone is answered with can't.
+    """
     for fact in facts:
         first, *others = fact.wordings
         own = owned(fact, [wording.question for wording in others], checks)
         pairs = list(zip(others, own, strict=True))
         checks.refused |= {w.question: ELSEWHERE for w, kept in pairs if not kept}
         fact.wordings = [first, *(w for w, kept in pairs if kept)]
+        if checks.words(first.question, first.message, fact.value):
+            fact.wordings = [
+                replace(w, target=checks.words(w.question, w.message, fact.value) or w.target)
+                for w in fact.wordings
+            ]
 
 
 def owned(fact: Fact, questions: Sequence[str], checks: Checks) -> list[bool]:

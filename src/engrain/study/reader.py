@@ -48,8 +48,10 @@ class StudyEngine(Protocol):
         top_p: float = ...,
         seed: int = ...,
         batch_size: int = ...,
+        prefixes: Sequence[str] | None = ...,
         exact: bool = ...,
         lists: bool = ...,
+        stop: Sequence[str] = ...,
     ) -> list[str]:
         """Answer each conversation, in order."""
 
@@ -57,6 +59,9 @@ class StudyEngine(Protocol):
         self, pairs: Sequence[tuple[str, str]], *, batch_size: int = ..., exact: bool = ...
     ) -> list[tuple[float, int]]:
         """Sum of log probabilities of each continuation, and its number of tokens."""
+
+    def surprise(self, text: str) -> list[tuple[int, int, float]]:
+        """Where each token of a text begins and ends, and its nats."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +85,12 @@ class Reader:
         turn: int = 0,
         tokens: int = ANSWER_TOKENS,
         lists: bool = False,
+        begun: Sequence[str] | None = None,
     ) -> list[str]:
         """What the model answers with the conversation in view; ``turn`` tells samplings apart.
 
-        With ``lists`` the answers are lists, which have ended where a line comes again.
+        With ``lists`` the answers are lists, which have ended where a line comes again. What they
+        have ``begun`` with is taken to the end of its line.
         """
         if not questions:
             return []
@@ -95,8 +102,10 @@ class Reader:
                 top_p=0.95 if temperature else 1.0,
                 seed=(self.seed * 1009 + turn) % 2**31,
                 batch_size=BATCH,
+                prefixes=begun,
                 exact=False,
                 lists=lists,
+                stop=() if begun is None else ("\n",),
             )
         return [text.strip() for text in found]
 

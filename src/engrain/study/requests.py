@@ -7,6 +7,7 @@ serves them all. Lesson zero is trained on these very words; other models get wo
 from __future__ import annotations
 
 from engrain.data.messages import Message
+from engrain.exam.probes import holds
 
 CLAIMS = (
     'Notes on this message of mine: "{message}"\n'
@@ -65,6 +66,11 @@ def claims_in(text: str) -> list[tuple[str, str]]:
     The answer comes first, since a small model copies well and asks for what stands before it.
     """
     return [(question, answer) for answer, question in pairs_of(text)]
+
+
+def asks(question: str, answer: str) -> bool:
+    """Whether a line has a question to its answer that does not tell it."""
+    return bool(question) and question.casefold() != WISH and not holds(question, answer)
 
 
 def pairs_of(text: str) -> list[tuple[str, str]]:

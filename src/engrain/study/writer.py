@@ -20,6 +20,8 @@ from engrain.study.reader import LIST_TOKENS, Reader, Room, in_context
 from engrain.study.requests import WORKED
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+QUESTION_TOKENS = 32
+"""Tokens of a question at most."""
 SLOTS = 8
 """Requests that an endpoint is sent at once."""
 
@@ -42,9 +44,18 @@ class Writer(Protocol):
         """What it can take of a conversation at once; None where that is not known."""
 
     def write(
-        self, view: Sequence[Message], asked: Sequence[str], *, temperature: float, turn: int
+        self,
+        view: Sequence[Message],
+        asked: Sequence[str],
+        *,
+        temperature: float,
+        turn: int,
+        answers: Sequence[str] | None = None,
     ) -> list[str]:
-        """The answer to each request after the conversation in view."""
+        """The list for each request after the conversation in view.
+
+        With ``answers`` only the question that the list has for each of them.
+        """
 
 
 @dataclass(frozen=True)
@@ -68,13 +79,24 @@ class ModelWriter:
         return Room.of(self.reader.engine.loaded, self.examples)
 
     def write(
-        self, view: Sequence[Message], asked: Sequence[str], *, temperature: float, turn: int
+        self,
+        view: Sequence[Message],
+        asked: Sequence[str],
+        *,
+        temperature: float,
+        turn: int,
+        answers: Sequence[str] | None = None,
     ) -> list[str]:
         """Answers of the model, all in one batch."""
         before = (*self.examples, *view)
         reader = Reader(self.reader.engine, before, self.reader.seed, self.reader.reading)
         return reader.answers(
-            asked, temperature=temperature, turn=turn, tokens=LIST_TOKENS, lists=True
+            asked,
+            temperature=temperature,
+            turn=turn,
+            tokens=LIST_TOKENS if answers is None else QUESTION_TOKENS,
+            lists=answers is None,
+            begun=None if answers is None else [f"{answer} |" for answer in answers],
         )
 
 
@@ -102,16 +124,35 @@ class EndpointWriter:
         """Not known: the server says what is too long."""
 
     def write(
-        self, view: Sequence[Message], asked: Sequence[str], *, temperature: float, turn: int
+        self,
+        view: Sequence[Message],
+        asked: Sequence[str],
+        *,
+        temperature: float,
+        turn: int,
+        answers: Sequence[str] | None = None,
     ) -> list[str]:
         """Answers of the server, some at once.
 
         Raises:
             UsageError: it does not answer, or answers in another shape.
         """
-        prompts = [in_context((*WORKED, *view), text) for text in asked]
+        if answers is None:
+            return self._all([(text, turn) for text in asked], view, temperature)
+        # A server can't be given the beginning of an answer, so it is asked for it.
+        texts = [f"{text}\nOnly: {a} | ..." for text, a in zip(asked, answers, strict=True)]
+        numbered = [(text, turn + number) for number, text in enumerate(texts)]
+        lines = [text.strip().partition("\n")[0] for text in self._all(numbered, view, temperature)]
+        return [line.rpartition("|")[2].strip() for line in lines]
+
+    def _all(
+        self, asked: Sequence[tuple[str, int]], view: Sequence[Message], temperature: float
+    ) -> list[str]:
+        def one(asked: tuple[str, int]) -> str:
+            return self._one(in_context((*WORKED, *view), asked[0]), temperature, asked[1])
+
         with ThreadPoolExecutor(SLOTS) as pool:
-            return list(pool.map(lambda prompt: self._one(prompt, temperature, turn), prompts))
+            return list(pool.map(one, asked))
 
     def _one(self, prompt: Sequence[Message], temperature: float, turn: int) -> str:
         body = {

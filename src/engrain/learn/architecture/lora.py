@@ -29,6 +29,7 @@ from torch.nn.functional import linear
 from engrain.errors import UnsupportedModelError
 from engrain.learn.registry import register
 from engrain.learn.technique import Architecture, Setting, meta_parameter, option
+from engrain.model import kernels
 from engrain.model.adapter import Adapter
 
 if TYPE_CHECKING:
@@ -158,6 +159,10 @@ def product(b: Tensor, a: Tensor) -> Tensor:
     on all, so that a home can move to another machine and its digests still hold.
     """
     whole = torch.empty(b.shape[0], a.shape[1], dtype=b.dtype, device=b.device)
+    if b.dtype == torch.float32 and b.is_cpu and kernels.library() is not None:
+        b, a = b.contiguous(), a.contiguous()
+        kernels.run("engrain_low_rank", b.shape[0], b.shape[1], a.shape[1], b, a, whole)
+        return whole
     rows = max(1, FOLDED // a.shape[1])
     term = torch.empty(min(rows, b.shape[0]), a.shape[1], dtype=b.dtype, device=b.device)
     for first in range(0, b.shape[0], rows):

@@ -68,10 +68,18 @@ class KlAnchor(Regularization):
         self._teacher: list[tuple[Tensor, Tensor]] = []
         if self.config.strength == 0:
             return
-        held = nullcontext() if self.config.reference == "current" else setting.loaded.untaught()
-        with torch.no_grad(), held:
-            for group in self._groups:
-                self._teacher.append(self._top(self._log_probabilities(group)))
+        keys = [
+            (self.name, self.config.reference, self.config.top_k, *(e.ids for e in group))
+            for group in self._groups
+        ]
+        missing = [at for at, key in enumerate(keys) if key not in setting.memo]
+        if missing:
+            now = self.config.reference == "current"
+            with torch.no_grad(), nullcontext() if now else setting.loaded.untaught():
+                for at in missing:
+                    found = self._top(self._log_probabilities(self._groups[at]))
+                    setting.memo[keys[at]] = found
+        self._teacher = [setting.memo[key] for key in keys]
 
     def _choose(self, setting: Setting) -> list[TrainingText]:
         rng = setting.rng("kl_anchor")

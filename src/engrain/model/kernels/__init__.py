@@ -87,6 +87,7 @@ _P, _I, _L, _F, _U = (
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "engrain_move": (_I, _L, _P, _I, _P, _I, _P, _P, _P, _I, _U, _U),
     "engrain_round": (_L, _P, _P, _U, _U),
+    "engrain_low_rank": (_L, _L, _L, _P, _P, _P),
     "engrain_losses": (_P, _I, _L, _L, _L, _P, _F, _P, _P, _P),
     "engrain_losses_back": (_P, _I, _L, _L, _L, _P, _F, _P, _P, _P, _P),
 }
