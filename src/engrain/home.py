@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from engrain.data.messages import Message
@@ -16,14 +17,17 @@ from engrain.exam.exam import Exam, run_exam
 from engrain.exam.kept import Kept
 from engrain.exam.panel import Panel
 from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State
-from engrain.lesson import zero
+from engrain.lesson import leaving, told, travel, zero
 from engrain.lesson.asked import Asked, OnProgress, panel_for
 from engrain.lesson.changes import Change, Changes
 from engrain.lesson.folder import LEDGER_FILE as LEDGER_FILE
 from engrain.lesson.folder import HomeFolder, Overrides, Where
 from engrain.lesson.job import How, Jobs, Source
+from engrain.lesson.leaving import Exported
+from engrain.lesson.portable import Portable
 from engrain.lesson.served import Served
 from engrain.lesson.stages import Outcome, versions
+from engrain.lesson.told import Answers, Difference
 from engrain.model.engine import Engine
 
 if TYPE_CHECKING:
@@ -221,6 +225,14 @@ class Home:
         """A lesson with sources, texts, recipe, exams, decision and digests."""
         return self.ledger.get_lesson(lesson)
 
+    def answers(self, lesson: str) -> list[Answers]:
+        """What was said before and after a lesson, to its own questions and to others'."""
+        return told.answers(self.ledger.get_lesson(lesson), self.ledger)
+
+    def diff(self, first: str, second: str) -> Difference:
+        """How two lessons differ: facts, recipe, recall, answers."""
+        return told.difference(self.ledger.get_lesson(first), self.ledger.get_lesson(second))
+
     def disable(self, lesson: str = "last", *, dry_run: bool = False) -> Change:
         """Take a lesson out of the served weights; it can be enabled again."""
         return self._changes.make(lesson, "disabled", dry_run)
@@ -245,6 +257,33 @@ class Home:
         if relearn and not dry_run:
             return self._changes.undo_and_relearn(lesson, on_progress)
         return self._changes.make(lesson, "undone", dry_run)
+
+    # ------------------------------------------------------------------ out of the house, and in
+    def export_lesson(self, lesson: str, file: Path) -> Portable:
+        """Write a lesson into one file, for another home of the same base."""
+        portable = travel.packed(self.ledger, lesson)
+        portable.write(file)
+        return portable
+
+    def import_lesson(
+        self, file: Path, *, on_progress: OnProgress | None = None, require: bool = False
+    ) -> Outcome:
+        """Examine the lesson of a file as one that was learned here; nothing is trained.
+
+        What it tells otherwise than the lessons in force is told, and keeps it aside.
+
+        Raises:
+            LessonFileError: the file is damaged, or of another base (``OtherBaseError``).
+        """
+        return self._jobs.arrive(file, on_progress, require)
+
+    def export(self, path: Path, kind: str = "peft", quant: str = "") -> Exported:
+        """Write what is served for another tool, and ask it there what it is asked here.
+
+        Raises:
+            ExportError: the format can't hold it; nothing was written.
+        """
+        return leaving.export(self.asked, path, kind, quant)
 
     def verify(self) -> list[Problem]:
         """Derive every digest again: blobs, lessons, events, and the weights of every state."""
