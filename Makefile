@@ -1,12 +1,13 @@
 # Every target works from a clean clone: what it needs is installed into .venv first.
 #
 #   make demo     tell, ask, learn, ask again, undo: the whole story on a real model (491 MB, got once)
-#   make test     the test suite
+#   make test     the test suite, in two processes
 #   make check    lint, format, types, layers
 #   make docs     the documentation site in site/
 #   make setup    .venv only
 #
 # MODEL=pocket (or any other) names the demo's model; pocket is inside the package: no download.
+# WORKERS=4 names the processes of the test suite; 0 runs it in one, where a debugger works.
 # PYTHON=/path/to/python names the interpreter (3.11 or newer).
 # PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu" takes the small CPU build of torch.
 
@@ -14,6 +15,7 @@ PIP_ARGS ?=
 PYTHON ?=
 # Not from the environment: there it may mean anything.
 MODEL :=
+WORKERS := 2
 export PIP_ARGS PYTHON
 
 BIN := .venv/bin
@@ -40,7 +42,7 @@ demo: $(SETUP)
 	$(BIN)/engrain demo $(if $(MODEL),--model $(MODEL))
 
 test: $(SETUP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q --numprocesses $(WORKERS) --dist loadfile
 
 check: $(SETUP)
 	$(BIN)/ruff check .

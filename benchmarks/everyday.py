@@ -87,9 +87,12 @@ def study(engine: Any, days: Sequence[Day], args: Any) -> tuple[dict[str, Any], 
     from engrain.config import ModelConfig
     from engrain.exam.probes import holds, passes
     from engrain.lesson import writers
+    from engrain.study.checks import BELIEF
     from engrain.study.lesson import make_lesson
+    from engrain.study.trial import leaning
 
     records, lessons = [], []
+    belief = leaning(engine) if args.adapter else BELIEF
     chosen_writer = writers.kept(args.writer, ModelConfig(dtype=args.dtype))
     for day in days:
         with chosen_writer.opened() as writer:
@@ -102,6 +105,7 @@ def study(engine: Any, days: Sequence[Day], args: Any) -> tuple[dict[str, Any], 
                 effort=args.effort,
                 writer=writer,
                 taught=bool(args.adapter),
+                belief=belief,
             )
         if preview.proposed:
             lessons.append(preview.proposed)
@@ -152,6 +156,7 @@ def study(engine: Any, days: Sequence[Day], args: Any) -> tuple[dict[str, Any], 
         "facts": sum(len(r["preview"]["facts"]) for r in records),
         "traps": sum(len(r["traps"]) for r in records),
         "texts": sum(len(r["lesson_texts"]) for r in records),
+        "belief": belief,
         "seconds_a_day": sum(r["seconds"] for r in records) / len(records),
     }
     return {"figures": figures, "days": records}, lessons

@@ -1,17 +1,25 @@
-"""Every test runs offline, on one thread, in a home of its own."""
+"""Every test runs offline, on one thread, in a home of its own, beside another process of tests."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# Before torch and transformers are imported: both read these once.
+# Before torch and transformers are imported: both read these once. One thread, also of what a
+# home asks for and in processes that tests start; where a test asks for more, they sleep while
+# they wait: two processes whose threads spin for the same cores take ten times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 # A model of the catalogue comes through pip where the hub can't be reached.
 os.environ["PIP_NO_INDEX"] = "1"
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says something about the machine and what else it does.
+settings.register_profile("engrain", settings(), deadline=None)
+settings.load_profile("engrain")
 
 
 @pytest.fixture(autouse=True)

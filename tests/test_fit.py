@@ -25,6 +25,7 @@ from engrain.learn.recipe import Choice, Recipe, named
 from engrain.learn.technique import Architecture, Setting
 from engrain.lesson import fit
 from engrain.lesson.fit import Memory, expected_lesson, lesson_memory
+from engrain.model.engine import Engine
 from engrain.model.loading import LoadedModel, assemble, load_model, outline
 from engrain.model.testing import byte_tokenizer, save_tiny, tiny_model
 
@@ -120,6 +121,8 @@ def test_counting_changes_nothing() -> None:
     assert loaded.weights_digest() == before
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert all(parameter.grad is None for parameter in loaded.model.parameters())
+    assert not any(module._forward_hooks for module in loaded.model.modules())
+    assert Engine(loaded).fast_decode, "what is counted is decoded as fast as before"
 
 
 @pytest.mark.parametrize("recipe", ["naive-lora", "naive-full"])

@@ -66,7 +66,9 @@ class ModelConfig:
     kernels: Literal["auto", "off"] = option(
         "auto", "compiled kernels; off computes everything in torch, more slowly"
     )
-    threads: int = option(0, "CPU threads; 0 takes one a physical core", low=0, high=1024)
+    threads: int = option(
+        0, "CPU threads; 0 takes one a physical core, at most OMP_NUM_THREADS", low=0, high=1024
+    )
     local_only: bool = option(False, "never ask the hub: use only models that are on this machine")
 
 

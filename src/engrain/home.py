@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
 from engrain.data.messages import Message
@@ -17,17 +16,14 @@ from engrain.exam.exam import Exam, run_exam
 from engrain.exam.kept import Kept
 from engrain.exam.panel import Panel
 from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, State
-from engrain.lesson import leaving, told, travel, zero
+from engrain.lesson import zero
 from engrain.lesson.asked import Asked, OnProgress, panel_for
 from engrain.lesson.changes import Change, Changes
-from engrain.lesson.folder import LEDGER_FILE as LEDGER_FILE
+from engrain.lesson.door import Door
 from engrain.lesson.folder import HomeFolder, Overrides, Where
-from engrain.lesson.job import How, Jobs, Source
-from engrain.lesson.leaving import Exported
-from engrain.lesson.portable import Portable
+from engrain.lesson.job import Again, How, Jobs, Source
 from engrain.lesson.served import Served
 from engrain.lesson.stages import Outcome, versions
-from engrain.lesson.told import Answers, Difference
 from engrain.model.engine import Engine
 
 if TYPE_CHECKING:
@@ -58,6 +54,7 @@ class Home:
         self.ledger, self.blobs, self.log = folder.ledger, folder.blobs, folder.log
         self._jobs = Jobs(folder, lambda: self.asked)
         self._changes = Changes(folder, lambda: self._folding, lambda: self.asked, self._jobs)
+        self.door = Door(folder, lambda: self.asked, self._jobs)
 
     # ------------------------------------------------------------------ beginning and end
     @classmethod
@@ -184,14 +181,13 @@ class Home:
         ``studied`` is the lesson of a preview, as it was or edited, and saves studying again.
 
         Raises:
-            ConversationError: the source can't be read.
+            ConversationError, NothingToLearnError: it can't be read, or there is nothing new in it.
             DoesNotFitError: it needs more memory than is free; nothing was begun.
-            NothingToLearnError: there is nothing new in it.
             GateRefused: only with ``require``; the served weights are unchanged either way.
         """
         return self._jobs.learn(source, studied=studied, **how)
 
-    def relearn(self, lesson: str, **how: Unpack[How]) -> Outcome:
+    def relearn(self, lesson: str, **how: Unpack[Again]) -> Outcome:
         """Learn the stored texts of a lesson again, on the weights as they are, as a new lesson.
 
         If the gate accepts it, the old one is out for good. Errors are those of :meth:`learn`.
@@ -207,8 +203,7 @@ class Home:
         """Continue an interrupted job, to the bit as if it had not been interrupted.
 
         Raises:
-            UnknownNameError: no such job.
-            UsageError: it has ended.
+            UnknownNameError, UsageError: no such job, or it has ended.
             ResumeError: other lessons were accepted or undone since it began.
         """
         return self._jobs.resume(job, on_progress, require)
@@ -224,14 +219,6 @@ class Home:
     def show(self, lesson: str) -> LessonRecord:
         """A lesson with sources, texts, recipe, exams, decision and digests."""
         return self.ledger.get_lesson(lesson)
-
-    def answers(self, lesson: str) -> list[Answers]:
-        """What was said before and after a lesson, to its own questions and to others'."""
-        return told.answers(self.ledger.get_lesson(lesson), self.ledger)
-
-    def diff(self, first: str, second: str) -> Difference:
-        """How two lessons differ: facts, recipe, recall, answers."""
-        return told.difference(self.ledger.get_lesson(first), self.ledger.get_lesson(second))
 
     def disable(self, lesson: str = "last", *, dry_run: bool = False) -> Change:
         """Take a lesson out of the served weights; it can be enabled again."""
@@ -257,33 +244,6 @@ class Home:
         if relearn and not dry_run:
             return self._changes.undo_and_relearn(lesson, on_progress)
         return self._changes.make(lesson, "undone", dry_run)
-
-    # ------------------------------------------------------------------ out of the house, and in
-    def export_lesson(self, lesson: str, file: Path) -> Portable:
-        """Write a lesson into one file, for another home of the same base."""
-        portable = travel.packed(self.ledger, lesson)
-        portable.write(file)
-        return portable
-
-    def import_lesson(
-        self, file: Path, *, on_progress: OnProgress | None = None, require: bool = False
-    ) -> Outcome:
-        """Examine the lesson of a file as one that was learned here; nothing is trained.
-
-        What it tells otherwise than the lessons in force is told, and keeps it aside.
-
-        Raises:
-            LessonFileError: the file is damaged, or of another base (``OtherBaseError``).
-        """
-        return self._jobs.arrive(file, on_progress, require)
-
-    def export(self, path: Path, kind: str = "peft", quant: str = "") -> Exported:
-        """Write what is served for another tool, and ask it there what it is asked here.
-
-        Raises:
-            ExportError: the format can't hold it; nothing was written.
-        """
-        return leaving.export(self.asked, path, kind, quant)
 
     def verify(self) -> list[Problem]:
         """Derive every digest again: blobs, lessons, events, and the weights of every state."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -10,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer import testing
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from engrain.cli import app
+
+PROGRAM = get_command(app)
 
 QUICK = ("--recipe", "naive-lora", "--set", "min_steps=2", "--set", "epochs=1")
 """A lesson of a second: what it learns does not matter here."""
@@ -43,8 +48,10 @@ Run = Callable[..., Done]
 
 
 @pytest.fixture
-def run() -> Run:
+def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run ``engrain WORDS...`` in this process."""
+    # Typer's runner would make all commands anew for each; what it calls has this name for long.
+    monkeypatch.setattr(testing, "_get_command", lambda _: PROGRAM, raising=False)
 
     def invoke(*words: str, stdin: str | bytes | None = None) -> Done:
         found = CliRunner().invoke(app, list(words), input=stdin)
@@ -61,6 +68,32 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from engrain.model.testing import save_tiny, tiny_model
 
     return save_tiny(tiny_model("llama"), tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def read_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session's model is read from the disk once, where each command would read it again.
+
+    Any other model is read as ever: those are what tests of reading are about.
+    """
+    if "model" not in request.fixturenames:
+        return
+    from engrain.model import loading
+
+    model, read = str(request.getfixturevalue("model")), loading.load_model
+
+    def load(source: str, **given: Any) -> Any:
+        if source != model:
+            return read(source, **given)
+        key = repr((source, sorted(given.items())))
+        if key not in _read:
+            _read[key] = read(source, **given)
+        return copy.deepcopy(_read[key])
+
+    monkeypatch.setattr(loading, "load_model", load)
+
+
+_read: dict[str, Any] = {}
 
 
 def ask_little(patch: pytest.MonkeyPatch) -> None:

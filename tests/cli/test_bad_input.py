@@ -78,7 +78,7 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
         "Unicode",
     ),
     "deep": ("a.json", b"[" * 100_000, "not JSON"),
-    "null bytes": ("a.json", b"\0\0\0\0", "not JSON"),
+    "null bytes": ("a.json", b"\0\0\0\0", "no text"),
 }
 
 

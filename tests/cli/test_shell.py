@@ -45,10 +45,13 @@ def start(*words: str) -> tuple[float, set[str]]:
     "words", [("--help",), ("--version",), ("learn", "--help"), ("config", "show")]
 )
 def test_a_fast_start(words: tuple[str, ...]) -> None:
+    first, modules = start(*words)
+    assert not (HEAVY | {"pydantic"}) & modules
     # The least of some: what else the machine does can only add to it.
-    runs = [start(*words) for _ in range(4)]
-    assert not HEAVY & runs[0][1]
-    assert min(seconds for seconds, _ in runs) < 0.5
+    runs = [first]
+    while min(runs) >= 0.5 and len(runs) < 4:
+        runs.append(start(*words)[0])
+    assert min(runs) < 0.5
 
 
 def helps(command: Any, ctx: Any = None, name: str = "engrain") -> Iterator[tuple[str, str]]:

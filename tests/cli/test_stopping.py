@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,9 @@ def test_a_lesson_that_is_stopped_can_be_resumed(
 
 
 CODE = """
-import sys, time
+import signal, sys, time
+# A suite that a shell runs in the background ignores the signal, and so would its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from dataclasses import replace
 from engrain.cli import main
 from engrain.exam import panel
@@ -78,8 +79,6 @@ main(sys.argv[1:])
 def test_a_real_ctrl_c(run: Run, home: Path, examples: Path) -> None:
     command = [sys.executable, "-c", CODE, "learn", str(examples), *QUICK]
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    # A suite that a shell runs in the background ignores the signal, and so would its children.
-    pipes["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, text=True, **pipes) as other:
         assert other.stderr is not None
         assert other.stderr.readline().startswith("About 1 s")

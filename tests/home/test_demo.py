@@ -14,7 +14,7 @@ from engrain.errors import NothingToLearnError
 from engrain.exam.decision import Decision
 from engrain.exam.probes import RECALL_KINDS, holds
 from engrain.home import Home
-from engrain.lesson import job, stages, zero
+from engrain.lesson import asked, job, stages, zero
 from engrain.study.lesson import Preview
 from tests.home.home_tools import SETTINGS, small_panel
 
@@ -53,7 +53,6 @@ def test_answers_are_counted_by_kind() -> None:
 @pytest.fixture
 def settings(model: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Of a tiny home; self-study finds one thing, since a random model finds none."""
-    from engrain import home
 
     def found(_: Any, conversations: Any, *, name: str = "", **__: Any) -> Preview:
         question = "What is our puppy called?"
@@ -64,7 +63,7 @@ def settings(model: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         return Preview("Biscotti", (), (), (), (), (), 0.0, lesson)
 
     monkeypatch.setattr(job, "make_lesson", found)
-    monkeypatch.setattr(home, "load_panel", small_panel)
+    monkeypatch.setattr(asked.panels, "load_panel", small_panel)
     return {**SETTINGS, "model.source": str(model)}
 
 

@@ -940,24 +940,31 @@ def test_the_best_recall_so_far(taught: Home, monkeypatch: pytest.MonkeyPatch) -
 
 
 # ---------------------------------------------------------------------------- measured once
-def test_panels_are_run_once_and_no_lesson_waits_for_the_noise(
-    tmp_path: Path, taught: Home, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs: list[str] = []
+@pytest.fixture
+def panel_runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The states on which a panel was run, as they come."""
     from engrain.exam import exam as exams
 
+    runs: list[str] = []
     really = exams.run_panel
 
     def counted(engine: Any, panel: Any, **options: Any) -> Any:
         runs.append(engine.state_digest)
         return really(engine, panel, **options)
 
+    monkeypatch.setattr(exams, "run_panel", counted)
+    monkeypatch.setattr(asking, "run_panel", counted)
+    return runs
+
+
+def test_panels_are_run_once_and_no_lesson_waits_for_the_noise(
+    tmp_path: Path, taught: Home, panel_runs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def never(*_: Any, **__: Any) -> None:
         raise AssertionError("a lesson measured the noise band")
 
-    monkeypatch.setattr(exams, "run_panel", counted)
-    monkeypatch.setattr(asking, "run_panel", counted)
     monkeypatch.setattr(asking, "measure_noise", never)
+    runs = panel_runs
     assert not (taught.path / "noise").exists() and not taught.asked.known_noise().measured
     outcome = taught.learn(examples_file(tmp_path, 4))
     # Before: known from the lesson before it. So only the candidate is examined.
@@ -977,19 +984,9 @@ def test_panels_are_run_once_and_no_lesson_waits_for_the_noise(
 
 
 def test_the_first_lesson_runs_the_panel_before_and_after_alone(
-    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Path, panel_runs: list[str]
 ) -> None:
-    from engrain.exam import exam as exams
-
-    runs: list[str] = []
-    really = exams.run_panel
-
-    def counted(engine: Any, panel: Any, **options: Any) -> Any:
-        runs.append(engine.state_digest)
-        return really(engine, panel, **options)
-
-    monkeypatch.setattr(exams, "run_panel", counted)
-    monkeypatch.setattr(asking, "run_panel", counted)
+    runs = panel_runs
     with new_home(tmp_path / "home", model) as home:
         told = home.estimate(examples_file(tmp_path, 1))
         outcome = home.learn(examples_file(tmp_path, 1))

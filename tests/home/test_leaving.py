@@ -34,7 +34,7 @@ def logits(model: Any, ids: torch.Tensor = IDS) -> torch.Tensor:
 def test_all_lessons_are_one_adapter_for_plain_peft(
     taught: Home, model: Path, tmp_path: Path
 ) -> None:
-    found = taught.export(tmp_path / "adapter", "peft")
+    found = taught.door.export(tmp_path / "adapter", "peft")
     assert sorted(path.name for path in (tmp_path / "adapter").glob("*.[js]*")) == [
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -53,7 +53,7 @@ def test_all_lessons_are_one_adapter_for_plain_peft(
 
 def test_only_what_is_in_force_goes_along(taught: Home, model: Path, tmp_path: Path) -> None:
     taught.disable(taught.lessons()[1].id)
-    taught.export(tmp_path / "adapter", "peft")
+    taught.door.export(tmp_path / "adapter", "peft")
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     wrapped = peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
     assert torch.allclose(logits(wrapped), logits(taught.served.loaded.model), atol=1e-4)
@@ -66,14 +66,14 @@ def test_lessons_of_other_ranks_and_places_are_one_adapter(model: Path, tmp_path
     other = {"learn.settings.architecture.rank": 3, "learn.settings.architecture.targets": "all"}
     with with_small_panel(Home.open(tmp_path / "home", overrides=other)) as home:
         assert home.learn(examples_file(tmp_path, 2)).accepted
-        home.export(tmp_path / "adapter")
+        home.door.export(tmp_path / "adapter")
         base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         wrapped = peft.PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
         assert torch.allclose(logits(wrapped), logits(home.served.loaded.model), atol=1e-4)
 
 
 def test_the_merged_folder_in_plain_transformers(taught: Home, tmp_path: Path) -> None:
-    found = taught.export(tmp_path / "merged", "transformers")
+    found = taught.door.export(tmp_path / "merged", "transformers")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
     assert torch.equal(logits(model), logits(taught.served.loaded.model))
     assert model.generation_config.eos_token_id == list(taught.loaded.stop_ids)
@@ -93,10 +93,10 @@ def test_what_is_no_lora_is_merged_or_refused(model: Path, tmp_path: Path) -> No
         outcome = home.learn(examples_file(tmp_path, 1))
         for kind in ("peft", "gguf-lora"):
             with pytest.raises(ExportError, match=f"no LoRA: {outcome.lesson.id}") as caught:
-                home.export(tmp_path / "a", kind)
+                home.door.export(tmp_path / "a", kind)
             assert "--format transformers" in caught.value.remedy
             assert not (tmp_path / "a").exists()
-        home.export(tmp_path / "merged", "transformers")
+        home.door.export(tmp_path / "merged", "transformers")
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto")
         assert torch.equal(logits(merged), logits(home.served.loaded.model))
 
@@ -113,19 +113,19 @@ def no_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_merged_file_holds_the_live_weights(
     taught: Home, tmp_path: Path, no_llama_cpp: None
 ) -> None:
-    found = taught.export(tmp_path / "model.gguf", "gguf")
+    found = taught.door.export(tmp_path / "model.gguf", "gguf")
     assert (found.quant, found.path.is_file()) == ("f16", True)
     file = GGUFFile(tmp_path / "model.gguf")
     assert file.metadata["engrain.state"] == taught.state.digest
     live = taught.served.loaded.weights()["model.layers.1.mlp.up_proj.weight"]
     stored = torch.cat(list(file.read("blk.1.ffn_up.weight")))
     assert torch.allclose(stored, live, atol=1e-3)
-    taught.export(tmp_path / "small.gguf", "gguf", "q8_0")
+    taught.door.export(tmp_path / "small.gguf", "gguf", "q8_0")
     assert (tmp_path / "small.gguf").stat().st_size < found.nbytes
 
 
 def test_the_lessons_for_llama_cpp(taught: Home, tmp_path: Path, no_llama_cpp: None) -> None:
-    found = taught.export(tmp_path / "lora.gguf", "gguf-lora")
+    found = taught.door.export(tmp_path / "lora.gguf", "gguf-lora")
     file = GGUFFile(tmp_path / "lora.gguf")
     assert file.metadata["adapter.type"] == "lora" and found.lessons == taught.state.lessons
     low, high = (torch.cat(list(file.read(f"blk.1.ffn_up.weight.lora_{x}"))) for x in "ab")
@@ -135,7 +135,7 @@ def test_the_lessons_for_llama_cpp(taught: Home, tmp_path: Path, no_llama_cpp: N
 
 
 def test_a_tool_that_is_not_here_is_named(taught: Home, tmp_path: Path, no_llama_cpp: None) -> None:
-    found = taught.export(tmp_path / "lora.gguf", "gguf-lora")
+    found = taught.door.export(tmp_path / "lora.gguf", "gguf-lora")
     assert found.answered.words == "Not asked there: llama.cpp is not here (pip install xllamacpp)."
 
 
@@ -149,7 +149,7 @@ def test_other_answers_are_told(
         return ["something else"] * 3
 
     monkeypatch.setattr(runners, "peft_answers", wrong)
-    found = taught.export(tmp_path / "adapter", "peft").answered
+    found = taught.door.export(tmp_path / "adapter", "peft").answered
     assert (found.asked, found.alike) == (3, 0)
     assert found.differing[0][2] == "something else"
     assert found.words.startswith("0 of 3 probes")
@@ -162,7 +162,7 @@ def test_a_library_that_fails_is_told_and_the_file_stays(
         raise RuntimeError("no such layer")
 
     monkeypatch.setattr(runners, "transformers_answers", fails)
-    found = taught.export(tmp_path / "merged", "transformers")
+    found = taught.door.export(tmp_path / "merged", "transformers")
     assert "can't run it (RuntimeError: no such layer)" in found.answered.words
     assert (tmp_path / "merged" / "config.json").is_file()
 
@@ -170,8 +170,8 @@ def test_a_library_that_fails_is_told_and_the_file_stays(
 def test_a_home_without_lessons(model: Path, tmp_path: Path) -> None:
     with new_home(tmp_path / "home", model) as home:
         with pytest.raises(ExportError, match="No lesson is in force"):
-            home.export(tmp_path / "adapter")
-        found = home.export(tmp_path / "merged", "transformers")
+            home.door.export(tmp_path / "adapter")
+        found = home.door.export(tmp_path / "merged", "transformers")
         assert "no lesson in force has probes" in found.answered.words
 
 
@@ -181,10 +181,10 @@ def test_nothing_is_written_over(taught: Home, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for name in ("there", "file"):
         with pytest.raises(UsageError, match="exists already"):
-            taught.export(tmp_path / name, "transformers")
+            taught.door.export(tmp_path / name, "transformers")
     assert (tmp_path / "there" / "thesis.txt").read_text() == "mine"
     (tmp_path / "empty").mkdir()
-    assert taught.export(tmp_path / "empty", "peft").nbytes > 0
+    assert taught.door.export(tmp_path / "empty", "peft").nbytes > 0
 
 
 def test_an_interrupted_export_leaves_nothing(
@@ -195,7 +195,7 @@ def test_an_interrupted_export_leaves_nothing(
 
     monkeypatch.setattr(leaving.folders, "save_file", stopped)
     with pytest.raises(KeyboardInterrupt):
-        taught.export(tmp_path / "out" / "adapter", "peft")
+        taught.door.export(tmp_path / "out" / "adapter", "peft")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -204,10 +204,10 @@ def test_a_full_disk_and_unknown_names(
 ) -> None:
     for kind, quant in (("onnx", ""), ("gguf", "q4_0"), ("peft", "f16")):
         with pytest.raises(UnknownNameError):
-            taught.export(tmp_path / "a", kind, quant)
+            taught.door.export(tmp_path / "a", kind, quant)
     monkeypatch.setattr("engrain.model.disk.SPARE", 1 << 62)
     with pytest.raises(DiskFullError) as caught:
-        taught.export(tmp_path / "a", "transformers")
+        taught.door.export(tmp_path / "a", "transformers")
     assert "another disk" in caught.value.remedy and not (tmp_path / "a").exists()
 
 
@@ -251,7 +251,7 @@ def pocket_home(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.mark.parametrize(("kind", "quant"), [("gguf", "f16"), ("gguf", "q8_0"), ("gguf-lora", "")])
 def test_llama_cpp_answers_alike(pocket_home: Home, tmp_path: Path, kind: str, quant: str) -> None:
     pytest.importorskip("xllamacpp", reason="llama.cpp comes with the wheel xllamacpp")
-    answered = pocket_home.export(tmp_path / "a.gguf", kind, quant).answered
+    answered = pocket_home.door.export(tmp_path / "a.gguf", kind, quant).answered
     assert answered.runner == "llama.cpp" and answered.asked == 12
     assert answered.right_here >= 6, "the lesson was learned"
     assert answered.right_there == answered.right_here, answered.differing
@@ -263,10 +263,10 @@ def test_pocket_in_plain_transformers_and_peft(
     pocket_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for kind in ("peft", "transformers"):
-        answered = pocket_home.export(tmp_path / kind, kind).answered
+        answered = pocket_home.door.export(tmp_path / kind, kind).answered
         assert answered.alike == answered.asked == 12, answered.differing
     monkeypatch.setattr(runners, "has_llama_cpp", lambda: False)
-    answered = pocket_home.export(tmp_path / "a.gguf", "gguf").answered
+    answered = pocket_home.door.export(tmp_path / "a.gguf", "gguf").answered
     assert answered.runner.startswith("transformers' reader") and answered.alike == 12
 
 

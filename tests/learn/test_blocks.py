@@ -1,8 +1,9 @@
 """Block schedules: who moves when, what stands still to the bit, what is kept and forgotten."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,6 +33,7 @@ from tests.learn.schedules import (
     recipe,
     run,
 )
+from tests.learn.toys import saved_at
 
 # Where a parameter belongs
 
@@ -141,50 +143,46 @@ def test_the_runs_that_are_stopped_do_switch(name: str) -> None:
     assert first != second != third
 
 
-@cache
-def whole(name: str, dtype: torch.dtype, where: str) -> LearnResult:
-    loaded = tiny_model("llama", layers=4)
-    loaded.model.to(dtype)
-    return run(recipe(name, architecture=Choice(where)), loaded)
+STOPS = (2, 3, 4, 5, 6)
+Whole = Callable[[str, torch.dtype, str], tuple[LearnResult, Path]]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Runs without a stop, each made once, and the folder with what it had saved at each stop."""
+
+    @cache
+    def made(name: str, dtype: torch.dtype, where: str) -> tuple[LearnResult, Path]:
+        loaded = tiny_model("llama", layers=4)
+        loaded.model.to(dtype)
+        folder = tmp_path_factory.mktemp("whole")
+        learn = partial(run, recipe(name, architecture=Choice(where)), loaded)
+        return saved_at(STOPS, learn, folder), folder
+
+    return made
 
 
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize(
     ("stop", "dtype", "where"),
     [
-        *((stop, torch.float32, "full") for stop in (2, 3, 4, 5, 6)),
+        *((stop, torch.float32, "full") for stop in STOPS),
         *((stop, torch.bfloat16, "full") for stop in (3, 5)),
         *((stop, torch.float32, "lora") for stop in (3, 5)),
     ],
 )
 def test_a_stopped_run_continues_to_the_bit(
-    name: str, stop: int, dtype: torch.dtype, where: str, tmp_path: Path
+    name: str, stop: int, dtype: torch.dtype, where: str, whole: Whole
 ) -> None:
     """Before, at and after a switch of turns (3), the start of a phase (5; 2) and its end (3)."""
-    stopped_at(stop, name, dtype, where, tmp_path / "checkpoint")
+    expected, folder = whole(name, dtype, where)
     loaded = tiny_model("llama", layers=4)
     loaded.model.to(dtype)
     made = recipe(name, architecture=Choice(where))
-    resumed = run(made, loaded, checkpoint=tmp_path / "checkpoint")
-    expected = whole(name, dtype, where)
+    resumed = run(made, loaded, checkpoint=folder / f"{stop}", save_every=100)
     assert resumed.resumed_from == stop
     assert resumed.losses == expected.losses
     assert digest(resumed) == digest(expected)
-
-
-def stopped_at(stop: int, name: str, dtype: torch.dtype, where: str, path: Path) -> None:
-    class Stopped(Exception):
-        pass
-
-    def halt(done: int, steps: int, loss: float) -> None:
-        if done > stop:
-            raise Stopped
-
-    loaded = tiny_model("llama", layers=4)
-    loaded.model.to(dtype)
-    made = recipe(name, architecture=Choice(where))
-    with pytest.raises(Stopped):
-        run(made, loaded, checkpoint=path, save_every=stop, on_step=halt)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -195,9 +193,9 @@ def test_a_step_inside_backward_is_the_ordinary_step(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_layers_that_are_run_again_in_backward_change_nothing(name: str) -> None:
+def test_layers_that_are_run_again_in_backward_change_nothing(name: str, whole: Whole) -> None:
     again = run(recipe(name, recompute=True))
-    assert digest(again) == digest(whole(name, torch.float32, "full"))
+    assert digest(again) == digest(whole(name, torch.float32, "full")[0])
 
 
 @pytest.mark.parametrize("name", RULES)

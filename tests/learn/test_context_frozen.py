@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from engrain.data.examples import Batch, Example
+from engrain.data.examples import Batch, Example, encode
 from engrain.data.lessons import Lesson, TrainingText, chat
 from engrain.data.messages import Message
 from engrain.errors import UnsupportedModelError
@@ -360,3 +360,86 @@ def test_rows_that_begin_apart_share_nothing() -> None:
     rows = [(*range(5, 30), 3), (*range(6, 31), 3)]
     batch = Batch.of([Example(r, (False,) * 25 + (True,), 25) for r in rows], pad_id=0)
     assert frozen(loaded)._shared(batch, [0, 1]) == []
+
+
+def late_text(talk: str, question: str) -> TrainingText:
+    return TrainingText((*chat(talk, "Nice."), *chat(question, "The red one.")), "fact")
+
+
+@pytest.mark.parametrize(("family", "shape"), MODELS)
+def test_other_talk_before_a_question_is_kept_and_the_question_is_not(
+    family: str, shape: dict[str, Any]
+) -> None:
+    loaded = tiny_model(family, max_length=256, **shape)
+    model = loaded.model.requires_grad_(True)
+    text = late_text("My boat is red.", "Which boat?")
+    example = encode(loaded.tokenizer, text)
+    lesson = Lesson("l1", "", (text,))
+    late = Batch.of([example], pad_id=0)
+    # The definition with a context that ends where the question begins.
+    defined = Batch.of([Example(example.ids, example.loss_mask, example.before + 1)], pad_id=0)
+    kept = frozen(loaded, lesson, shortest=256, talk=8)
+    found = kept.loss(late)
+    wanted = frozen(loaded).loss(defined)
+    torch.testing.assert_close(found, wanted)
+    held, reference = gradients(model, found), gradients(model, wanted)
+    for name, gradient in reference.items():
+        torch.testing.assert_close(held[name], gradient, rtol=1e-4, atol=1e-5), name
+    assert kept.computed(example) == len(example) - example.before
+    whole = gradients(model, frozen(loaded, lesson, shortest=256, talk=0).loss(late))
+    if not shape.get("sliding_window"):
+        assert any(not torch.allclose(whole[name], held[name], atol=1e-5) for name in held)
+    few = frozen(loaded, lesson, shortest=256, talk=example.before + 1)
+    assert few.computed(example) == len(example)
+    least = gradients(model, few.loss(late))
+    assert all(torch.allclose(whole[name], least[name], atol=1e-6) for name in whole)
+
+
+def test_rows_with_talk_before_them_and_rows_without_are_one_batch() -> None:
+    loaded = tiny_model("llama", max_length=256)
+    model = loaded.model.requires_grad_(True)
+    texts = (
+        late_text("My boat is red.", "Which boat?"),
+        TrainingText(chat("Which boat?", "The red one."), "fact"),
+        late_text("My dog is small and has a long name.", "Which boat is mine?"),
+    )
+    lesson = Lesson("l1", "", texts)
+    examples = [encode(loaded.tokenizer, text) for text in texts]
+    settings = {"shortest": 256, "talk": 4, "shared": 0}
+    whole = frozen(loaded, lesson, **settings)
+    together = gradients(model, whole.loss(Batch.of(examples, pad_id=0)))
+    hardest = []
+    alone: dict[str, torch.Tensor] = {}
+    for example in examples:
+        one = frozen(loaded, lesson, **settings)
+        for name, gradient in gradients(model, one.loss(Batch.of([example], pad_id=0))).items():
+            alone[name] = alone.get(name, 0) + gradient / 3
+        hardest.append(one.hardest)
+    for name, gradient in alone.items():
+        torch.testing.assert_close(together[name], gradient, rtol=1e-3, atol=1e-5), name
+    torch.testing.assert_close(whole.hardest, torch.cat(hardest), rtol=1e-4, atol=1e-4)
+
+
+def test_the_turns_before_the_last_question_are_counted() -> None:
+    loaded = tiny_model("llama")
+    talk = chat("My boat is red.", "Nice.")
+    alone = encode(loaded.tokenizer, TrainingText(chat("Which boat?", "The red one."), "fact"))
+    late = encode(
+        loaded.tokenizer, TrainingText((*talk, *chat("Which boat?", "The red one.")), "fact")
+    )
+    assert alone.before == 0 < late.before < late.context_length
+    assert late.ids[late.before :][-len(alone) // 2 :] == alone.ids[-len(alone) // 2 :]
+    told = loaded.tokenizer.decode(late.ids[: late.before])
+    assert "Nice." in told and "Which" not in told
+    both = TrainingText((*talk, *chat("Which boat?", "The red one.")), "fact", answers=2)
+    assert encode(loaded.tokenizer, both).before == 0, "the talk is learned, too"
+
+
+def test_what_an_example_costs_is_told_before_anything_is_prepared() -> None:
+    technique = registry.build("representation", "context_frozen", {"shortest": 256, "live": 256})
+    assert isinstance(technique, Representation)
+    learned = (False,) * 90 + (True,) * 10
+    assert technique.computed(Example(tuple(range(100)), learned, 90)) == 100
+    assert technique.computed(Example(tuple(range(100)), learned, 90, before=60)) == 40
+    long = Example(tuple(range(400)), (False,) * 390 + (True,) * 10, 390)
+    assert technique.computed(long) == 11, "kept from step to step"

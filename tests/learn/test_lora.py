@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from engrain.learn.architecture.lora import Lora, LoraConfig
+from engrain.learn.architecture import lora as module
+from engrain.learn.architecture.lora import Lora, LoraConfig, product
 from engrain.learn.fold import fold, fold_into
 from engrain.learn.learner import Learner
 from engrain.learn.technique import Setting
@@ -57,3 +59,21 @@ def test_it_folds_where_a_model_keeps_its_matrices_transposed(architecture: str)
     assert "folds_to_what_it_trained" in check_technique(
         "architecture", architecture, loaded=tiny_model("gpt2")
     )
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 3, 5), (300, 8, 41), (65, 16, 9000)])
+def test_a_fold_has_the_bits_of_sums_in_order_on_any_processor(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rank, columns = shape
+    torch.manual_seed(0)
+    b, a = torch.randn(out, rank), torch.randn(rank, columns)
+    found = product(b, a)
+    torch.testing.assert_close(found, b @ a, rtol=1e-4, atol=1e-4)
+    # The definition in another library, whose sums nobody orders anew.
+    total = b.numpy()[:, :1] * a.numpy()[:1]
+    for place in range(1, rank):
+        total = total + b.numpy()[:, place : place + 1] * a.numpy()[place : place + 1]
+    assert total.dtype == np.float32 and np.array_equal(found.numpy(), total)
+    monkeypatch.setattr(module, "FOLDED", 7)
+    assert torch.equal(product(b, a), found), "however it is cut"

@@ -204,3 +204,60 @@ def test_an_architecture_that_can_not_go_on_has_no_second_round():
     named("chat").with_settings({"rounds": 1, "architecture": "switchlora"})
     with pytest.raises(ConfigError, match="rounds is 3"):
         named("chat").with_settings({"rounds": 3})
+
+
+# ---------------------------------------------------------------------------- facts in many words
+def of_facts(loaded, count, facts):
+    texts = examples(count)
+    return Mastery(texts, setting(loaded), groups=[facts[i % len(facts)] for i in range(count)])
+
+
+def test_unseen_wordings_of_a_fact_that_is_known_at_sight_are_left(loaded):
+    mastery = of_facts(loaded, 12, ["boat", "dog"])
+    groups = {str(i): ["boat", "dog"][i % 2] for i in range(12)}
+    sights = {"boat": 0, "dog": 0}
+    for step in range(40):
+        drawn = mastery.draw(1)
+        group = groups[drawn[0].lesson]
+        sights[group] += 1
+        # The boat is known from its second wording on, the dog never at first sight.
+        known = group == "boat" and sights["boat"] > 1
+        mastery.saw(torch.tensor([0.1 if known or sights["dog"] > 6 else 3.0]), step)
+        if mastery.done:
+            break
+    assert mastery.done
+    # One unknown, two known at sight, and the first once more.
+    assert sights["boat"] == 4 and sights["dog"] >= 6
+
+
+def test_known_at_sight_counts_only_in_a_row_and_only_what_is_unseen(loaded):
+    mastery = of_facts(loaded, 6, ["boat"])
+    for loss in (0.1, 3.0, 0.1):
+        mastery.draw(1)
+        mastery.saw(torch.tensor([loss]), 0)
+    assert mastery.known == 2
+    mastery.draw(1)
+    mastery.saw(torch.tensor([0.1]), 1)
+    # Two in a row: the two unseen ones count, the one that was missed comes first.
+    assert mastery.known == 5 and not mastery.done
+    mastery.draw(1)
+    mastery.saw(torch.tensor([0.1]), 2)
+    assert mastery.done
+
+
+def test_what_is_never_known_does_not_keep_the_others_waiting(loaded):
+    mastery = Mastery(examples(4), setting(loaded))
+    steps = 0
+    while not mastery.done:
+        drawn = mastery.draw(1)
+        mastery.saw(torch.tensor([9.0 if drawn[0].lesson == "0" else 0.1]), steps)
+        steps += 1
+    assert mastery.known == 3 and steps == 3 + 6
+
+
+def test_nothing_is_given_up_where_little_is_known(loaded):
+    mastery = Mastery(examples(4), setting(loaded))
+    for step in range(60):
+        drawn = mastery.draw(1)
+        mastery.saw(torch.tensor([0.1 if drawn[0].lesson in "12" else 9.0]), step)
+        assert not mastery.done, "it is the learning that is slow"

@@ -1,7 +1,7 @@
 """One linear map with a moving target: small enough to be followed by a plain loop beside it."""
 
-from collections.abc import Sequence
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from engrain.learn import registry
-from engrain.learn.learner import Learner
+from engrain.learn.learner import Learner, LearnResult
 from engrain.learn.recipe import Recipe
 from engrain.learn.technique import Setting
 from engrain.learn.testing import sample_lesson
@@ -91,10 +91,6 @@ class Adam:
         return -rate * mean / ((self.second / (1 - 0.99**self.count)).sqrt() + 1e-8)
 
 
-class StoppedError(Exception):
-    pass
-
-
 def tiny(dtype: torch.dtype, kind: str = "llama") -> LoadedModel:
     """A tiny model with weights of a type."""
     loaded = tiny_model(kind)
@@ -102,27 +98,34 @@ def tiny(dtype: torch.dtype, kind: str = "llama") -> LoadedModel:
     return loaded
 
 
-def interrupted(run: Recipe, path: Path, dtype: torch.dtype, at: int) -> None:
-    """Runs a recipe, saves after ``at`` steps, and stops one step later."""
+def saved_at(points: Collection[int], learn: Callable[..., LearnResult], at: Path) -> LearnResult:
+    """A run that saves after each step; what it had saved at a point becomes ``at/POINT``.
 
-    def stop(done: int, steps: int, loss: float) -> None:
-        if done == min(at + 1, steps):
-            raise StoppedError
+    That is what a run leaves behind that is stopped in the step after the point.
+    """
+    at.mkdir(exist_ok=True)
+    path = at / "checkpoint"
 
-    with suppress(StoppedError):
-        Learner(run).run(
-            tiny(dtype), sample_lesson(), checkpoint=path, save_every=at, on_step=stop, seed=4
-        )
+    def keep(done: int, *_: Any) -> None:
+        # What is told at a step is saved after it.
+        if done - 1 in points:
+            shutil.copy(path, at / f"{done - 1}")
+
+    result = learn(checkpoint=path, save_every=1, on_step=keep)
+    path.unlink()
+    return result
 
 
-def resumes(run: Recipe, path: Path, dtype: torch.dtype, points: Sequence[int]) -> None:
+def resumes(run: Recipe, folder: Path, dtype: torch.dtype, points: Sequence[int]) -> None:
     """Checks that a run which was stopped at each of the points ends as one that was not."""
-    whole = Learner(run).run(tiny(dtype), sample_lesson(), seed=4)
+
+    def learn(**more: Any) -> LearnResult:
+        return Learner(run).run(tiny(dtype), sample_lesson(), seed=4, **more)
+
+    whole = saved_at(points, learn, folder)
     assert len(set(whole.losses)) == len(whole.losses)
     for at in points:
-        file = path / f"{at}"
-        interrupted(run, file, dtype, at)
-        resumed = Learner(run).run(tiny(dtype), sample_lesson(), checkpoint=file, seed=4)
+        resumed = learn(checkpoint=folder / f"{at}", save_every=100)
         assert resumed.resumed_from == at
         assert resumed.losses == whole.losses
         assert tensor_digest(dict(resumed.adapter.tensors)) == tensor_digest(

@@ -37,7 +37,7 @@ def test_equal_seeds_give_equal_texts_and_others_give_others() -> None:
 def test_a_step_asks_a_dozen_things_of_one_talk_each_on_its_own() -> None:
     made = data.steps(120, 1)
     sizes = [len(step) for step in made]
-    assert max(sizes) == 14 and sorted(sizes)[len(sizes) // 3] >= 12
+    assert max(sizes) == 16 and sorted(sizes)[len(sizes) // 3] >= 14
     for step in made:
         talks = {text.messages[: len(text.messages) - 2] for text in step}
         shortest = min(talks, key=len)

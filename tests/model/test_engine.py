@@ -492,16 +492,74 @@ def test_what_is_scored_shares_one_prefill(monkeypatch: pytest.MonkeyPatch) -> N
     told = "a conversation that is longer than what is asked about it: "
     pairs = [(told + "one? ", "first"), (told + "two? ", "second answer"), (told, "x")]
     alone = [engine.log_likelihood([pair])[0] for pair in pairs]
-    widths: list[tuple[int, int]] = []
-    forward = engine._forward
-
-    def counted(ids: torch.Tensor, mask: torch.Tensor, **how: Any) -> torch.Tensor:
-        widths.append((ids.shape[0], ids.shape[1]))
-        return forward(ids, mask, **how)
-
-    monkeypatch.setattr(engine, "_forward", counted)
+    embedding, widths = engine.loaded.model.get_input_embeddings(), list[tuple[int, ...]]()
+    counting = embedding.register_forward_pre_hook(lambda _, given: widths.append(given[0].shape))
     together = engine.log_likelihood(pairs)
+    counting.remove()
     assert [count for _, count in together] == [count for _, count in alone]
     assert [total for total, _ in together] == pytest.approx([t for t, _ in alone], abs=1e-3)
     (one, prefix), (rows, rest) = widths
     assert one == 1 and rows == 3 and prefix > rest, "the conversation is read once, by one row"
+
+
+def test_continuations_that_end_apart_are_computed_once(engine: Engine) -> None:
+    pairs = [("is it so? ", "yea"), ("is it so? ", "yeb"), ("is it? ", "y"), ("is it so? ", "no")]
+    alone = [engine.log_likelihood([pair])[0] for pair in pairs]
+    with Counter(engine) as whole:
+        engine.log_likelihood([pairs[0], pairs[2], pairs[3]])
+    with Counter(engine) as counted:
+        together = engine.log_likelihood(pairs)
+    assert counted.tokens == whole.tokens, "the fourth costs nothing"
+    assert [count for _, count in together] == [count for _, count in alone]
+    assert [total for total, _ in together] == pytest.approx([t for t, _ in alone], abs=1e-4)
+
+
+TOLD = "a conversation that is longer than all that is asked about it; "
+ASKED = [
+    [(TOLD + "one? ", "first"), (TOLD + "two? ", "second answer")],
+    [(TOLD + "is it so? a", "yes"), (TOLD + "is it so? b", "no")],
+    [("something short and alike: a", "x"), ("something short and alike: b", "y")],
+    [(TOLD + "one? ", "another"), (TOLD + "two? ", "answer")],
+    [("a conversation that is left early: a", "x"), ("a conversation that is left early: b", "y")],
+]
+
+
+def test_what_calls_begin_with_is_kept_from_one_to_the_next(engine: Engine) -> None:
+    apart = [engine.log_likelihood(pairs) for pairs in ASKED]
+    with Counter(engine) as exact:
+        assert [engine.log_likelihood(pairs) for pairs in ASKED] == apart, "to the bit"
+    with Counter(engine) as counted:
+        kept = [engine.log_likelihood(pairs, exact=False) for pairs in ASKED]
+    for own, known in zip(kept, apart, strict=True):
+        assert [total for total, _ in own] == pytest.approx([t for t, _ in known], abs=1e-3)
+    profile = engine.loaded.profile
+    if profile.cache_kind == "kv" and not any(profile.sliding_windows):
+        assert counted.tokens < exact.tokens - 2 * len(TOLD), "the conversation is read once"
+    else:
+        assert counted.tokens == exact.tokens
+
+
+def test_what_calls_begin_with_is_not_kept_for_other_weights() -> None:
+    engine = Engine(tiny_model("llama", max_length=512))
+    before = engine.log_likelihood(ASKED[0], exact=False)
+    with torch.no_grad():
+        for parameter in engine.loaded.model.parameters():
+            parameter.mul_(1.3)
+    engine.set_state("other weights")
+    after = engine.log_likelihood(ASKED[0], exact=False)
+    fresh = engine.log_likelihood(ASKED[0])
+    assert [total for total, _ in after] == pytest.approx([t for t, _ in fresh], abs=1e-3)
+    assert [total for total, _ in after] != pytest.approx([t for t, _ in before], abs=1e-3)
+
+
+def test_answers_on_a_kept_beginning_are_those_without() -> None:
+    engine = Engine(tiny_model("llama", max_length=512))
+    calls = [random_prompts(3, begin=LONG * 3, seed=seed) for seed in (1, 2, 3)]
+    apart = [engine.generate(prompts, max_new_tokens=6) for prompts in calls]
+    with Counter(engine) as exact:
+        engine.generate(calls[1], max_new_tokens=1)
+    kept = [engine.generate(prompts, max_new_tokens=6, exact=False) for prompts in calls]
+    assert kept == apart
+    with Counter(engine) as counted:
+        engine.generate(calls[1], max_new_tokens=1, exact=False)
+    assert counted.tokens < exact.tokens - len(LONG)

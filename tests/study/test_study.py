@@ -21,6 +21,9 @@ TOLD = chat(
     "Gern, ich fang gleich damit an.",
 )
 UNKNOWN = "I don't know. You haven't told me."
+NEAR = ("Wohin fährt Jule im Juli?", "Wie alt ist Jule?")
+MISREAD = "Unser Ziel?"
+"""It is told, and believed; the reader only fails to find it."""
 
 
 class Scripted:
@@ -33,7 +36,7 @@ class Scripted:
         self.lists = lists or {
             "Notes": "Ulm | Wohin fahren wir am Freitag?\nKlabauter | Wie heißt mein Boot?",
             "Other ways": "Wohin geht die Reise am Freitag?\nWohin reisen wir?\nWann ist Ostern?",
-            "Questions like": "Wohin fährt Jule im Juli?\nWer kommt mit?\nWie alt ist Jule?",
+            "Questions like": "\n".join((*NEAR, "Wer kommt mit?", MISREAD)),
         }
         self.known, self.foreign = known, foreign
         self.asked = []
@@ -51,7 +54,7 @@ class Scripted:
                 return text
         if len(prompt) == 1:
             return UNKNOWN
-        if question in ("Wohin fährt Jule im Juli?", "Wie alt ist Jule?"):
+        if question in (*NEAR, MISREAD):
             return UNKNOWN
         return next((a for key, a in self.answers.items() if key in question), "Das ist Jule.")
 
@@ -60,7 +63,7 @@ class Scripted:
         for prompt, text in pairs:
             seen = self.mark in prompt
             if text in ("yes", "no"):
-                doubted = "| Klabauter" in prompt
+                doubted = "| Klabauter" in prompt or any(q in prompt for q in NEAR)
                 found.append((0.0 if (text == "no") == doubted else -5.0, 1))
             else:
                 gains = not any(word in prompt + text for word in (*self.known, *self.foreign))
@@ -82,7 +85,7 @@ def test_a_claim_becomes_texts_probes_and_near_misses():
     assert held and not held & {text.question for text in lesson.texts if text.kind == "fact"}
     assert all(probe.answers == ("Ulm",) for probe in lesson.probes)
     near = {text.question: text.target for text in lesson.texts if text.kind == "contrast"}
-    assert set(near) == {"Wohin fährt Jule im Juli?", "Wie alt ist Jule?"}
+    assert set(near) == set(NEAR) and MISREAD not in near
     assert set(near.values()) == {UNKNOWN}, "what the reader answers is no near miss"
     reading = [text for text in lesson.texts if text.kind == "reading"]
     assert len(reading) == 1 and "Freitag nach Ulm" in reading[0].messages[0].content
@@ -96,6 +99,55 @@ def test_what_is_only_supposed_is_doubted_and_never_taught():
 
 def test_a_wording_that_asks_for_something_else_is_dropped():
     assert ("Wann ist Ostern?", checks.NOT_READ) in lesson_of(Scripted()).questions
+
+
+ELSEWHERE = "Wohin reist der Reim?"
+
+
+class OfTwoMessages(Scripted):
+    """It answers a question about a thing of another message, but not without that in view."""
+
+    def __init__(self, *, alone=True):
+        super().__init__()
+        self.lists["Other ways"] = (
+            f"Wohin geht die Reise am Freitag?\n{ELSEWHERE}\nWohin reisen wir?"
+        )
+        self.alone = alone
+
+    def _answer(self, prompt):
+        found = super()._answer(prompt)
+        with_others = sum(message.role == "user" for message in prompt) > 2
+        # Without the others in view it finds nothing, or only not what is not there.
+        silent = (
+            "Wohin" in prompt[-1].content if not self.alone else ELSEWHERE in prompt[-1].content
+        )
+        return UNKNOWN if silent and not with_others and "|" not in prompt[-1].content else found
+
+
+def test_a_wording_about_a_thing_of_another_message_is_dropped():
+    preview = lesson_of(OfTwoMessages())
+    asked = {text.question for text in preview.lesson.texts if text.kind == "fact"}
+    asked |= {probe.messages[-1].content for probe in preview.lesson.probes}
+    assert {"Wohin geht die Reise am Freitag?", "Wohin reisen wir?"} <= asked
+    assert ELSEWHERE not in asked and (ELSEWHERE, checks.ELSEWHERE) in preview.questions
+
+
+def test_what_the_message_alone_answers_is_no_near_miss():
+    class Misreads(Scripted):
+        def _answer(self, prompt):
+            alone = sum(message.role == "user" for message in prompt) == 2
+            if prompt[-1].content == NEAR[0] and alone:
+                return "Nach Ulm."
+            return super()._answer(prompt)
+
+    lesson = lesson_of(Misreads()).lesson
+    assert {t.question for t in lesson.texts if t.kind == "contrast"} == {NEAR[1]}
+
+
+def test_a_message_that_stands_on_those_before_it_is_not_read_alone():
+    lesson = lesson_of(OfTwoMessages(alone=False)).lesson
+    asked = {text.question for text in lesson.texts if text.kind == "fact"}
+    assert ELSEWHERE in asked | {probe.messages[-1].content for probe in lesson.probes}
 
 
 def test_what_the_weights_hold_already_is_not_learned_again():
@@ -125,6 +177,14 @@ def test_what_an_earlier_lesson_taught_is_corrected_in_its_own_wordings():
     assert lesson.supersedes(old.texts[0])
     asked = {t.question for t in lesson.facts()} | {p.messages[-1].content for p in lesson.probes}
     assert {"Wohin fahren wir?", "Wohin geht es?"} <= asked
+
+
+def test_a_question_about_another_thing_is_not_corrected():
+    old = Lesson(
+        "old", "", (TrainingText(chat(ELSEWHERE, "Nach Bonn."), "fact", f"{ELSEWHERE}: Bonn"),)
+    )
+    assert lesson_of(Scripted(), earlier=[old]).lesson.corrects == (f"{ELSEWHERE}: Bonn",)
+    assert lesson_of(OfTwoMessages(), earlier=[old]).lesson.corrects == ()
 
 
 def test_nothing_told_is_said_honestly():

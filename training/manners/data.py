@@ -1,8 +1,8 @@
 """From the bank to the texts of lesson zero.
 
-A text is a talk, or two, and one thing that is asked after it: a question that it answers, one that
-it does not answer, or a request of self-study (:mod:`engrain.study.requests`). Only the answer is
-learned. A step of training holds a dozen texts or so of the same talk, side by side.
+A text is a talk, or up to four, and one thing that is asked after it: a question that it answers,
+one that it does not answer, or a request of self-study (:mod:`engrain.study.requests`). Only the
+answer is learned. A step of training holds a dozen texts or so of the same talk, side by side.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def between(
 
 
 def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[TrainingText]:
-    """What is asked after one talk, or after two: most of it told, some not, some of self-study.
+    """What is asked after one talk, or after several: most told, some not, some of self-study.
 
     Each row asks one thing, so that none can be read from the answer of another; the talk that they
     share is computed once.
@@ -150,12 +150,13 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
         rng.shuffle(pool)
     claimed = [turn for turn in lists if turn[0].startswith(requests.CLAIMS.split("{")[0])]
     listed = [turn for turn in lists if turn not in claimed]
-    yes = [turn for turn in judged if turn[1] == "yes"][:1]
-    no = [turn for turn in judged if turn[1] == "no"][:1]
+    # What is learned stands on the verdict, and one of each a step taught it too little.
+    yes = [turn for turn in judged if turn[1] == "yes"][:2]
+    no = [turn for turn in judged if turn[1] == "no"][: len(yes)]
     # Equal answers win over many different ones long before a model can tell when they are right:
     # of a quarter "I don't know" it said little else.
     few = unknown[: int(0.08 * rows + rng.random())]
-    rest = [*few, *claimed[:3], *listed[:1], *yes, *no, *wishes[:2]]
+    rest = [*few, *claimed[:2], *listed[:1], *yes, *no, *wishes[:1]]
     room = max(2, rows - len(rest))
     told = [*plain[: max(room // 2, room - len(told))], *told][:room]
     texts = branches([*told, *rest], before, group)
@@ -168,14 +169,14 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
     ]
 
 
-def steps(count: int, seed: int = 0, rows: int = 14) -> list[list[TrainingText]]:
+def steps(count: int, seed: int = 0, rows: int = 16) -> list[list[TrainingText]]:
     """``count`` steps of about ``rows`` texts, from all languages in turn."""
     rng = random.Random(f"manners:{seed}")
     whole = situations()
     found: list[list[TrainingText]] = []
     order: list[dict[str, Any]] = []
     while len(found) < count:
-        if len(order) < 2:
+        if len(order) < 4:
             order += rng.sample(whole, len(whole))
         one = [bank.drawn(order.pop(), rng)]
         kind = rng.random()
@@ -185,13 +186,14 @@ def steps(count: int, seed: int = 0, rows: int = 14) -> list[list[TrainingText]]
             rng.shuffle(asked)
             found.append(branches(asked[:rows], (), f"closed:{one[0]['id']}"))
             continue
-        # A standing wish of one talk would change the answers about the other.
-        if kind < 0.5 and order and not one[0].get("instructions"):
-            second = order.pop()
-            if second.get("instructions"):
-                order.insert(0, second)
-            else:
-                one.append(bank.drawn(second, rng))
+        # A day has more than one talk: what is asked must be found among much else. A standing wish
+        # of one talk would change the answers about the others.
+        more = 0 if kind < 0.15 or one[0].get("instructions") else 1 + int((kind - 0.15) * 3.5)
+        others = [one_more for one_more in order if not one_more.get("instructions")][-more:]
+        for other in others if more else ():
+            order.remove(other)
+            one.append(bank.drawn(other, rng))
+        rng.shuffle(one)
         # A talk that tells nothing may leave nothing to ask.
         if made := step(one, rows, rng):
             found.append(made)

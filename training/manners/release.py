@@ -14,9 +14,12 @@ from pathlib import Path
 
 import torch
 
+from engrain.learn.fold import fold_into
 from engrain.lesson import zero
 from engrain.model.adapter import Adapter
+from engrain.model.engine import Engine
 from engrain.model.loading import load_model
+from engrain.study.trial import leaning
 
 FOLDER = Path("src/engrain/lesson/manners")
 
@@ -32,7 +35,7 @@ def main() -> None:
     parser.add_argument("--before-steps", type=int, help="its steps at that checkpoint")
     parser.add_argument("--view", type=Path, help="JSON of benchmarks.everyday view with it")
     options = parser.parse_args()
-    loaded = load_model(options.model, dtype="bfloat16")
+    loaded = load_model(options.model, dtype="auto")
     raw = (options.adapter or options.run / "adapter.safetensors").read_bytes()
     trained = Adapter.from_bytes(raw)
     halves = {name: tensor.to(torch.bfloat16) for name, tensor in trained.tensors.items()}
@@ -52,6 +55,9 @@ def main() -> None:
     if options.view:
         measured = json.loads(options.view.read_text())
         card["measured"] = {"everyday_dev in view": measured["figures"]}
+    # As it is shipped, in the type in which it is used.
+    fold_into(loaded, Adapter.from_bytes(adapter))
+    card["belief"] = round(leaning(Engine(loaded)), 3)
     card |= {
         "model": options.model,
         "trained_adapter": hashlib.sha256(raw).hexdigest(),

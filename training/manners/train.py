@@ -41,7 +41,7 @@ def recipe(options: argparse.Namespace) -> Recipe:
         architecture=Choice("lora", {"rank": options.rank, "alpha": 2.0 * options.rank}),
         optimization=Choice("adamw", {"learning_rate": options.rate}),
         # No talk is kept from step to step; what the rows of a step begin with is computed once.
-        representation=Choice("context_frozen", {"shortest": 100_000, "live": 100_000}),
+        representation=Choice("context_frozen", {"shortest": 100_000, "live": 100_000, "talk": 0}),
         regularization=(
             Choice(
                 "kl_anchor",
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--rows", type=int, default=14, help="texts of a step")
+    parser.add_argument("--rows", type=int, default=16, help="texts of a step")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--anchor", type=float, default=1.0)

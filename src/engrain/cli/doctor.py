@@ -116,7 +116,7 @@ class Look:
 def examine(session: Session, look: Look) -> Iterator[Finding]:
     """Look at everything, one after another; what fails does not hide the rest."""
     from engrain.config import resolve
-    from engrain.home import LEDGER_FILE
+    from engrain.lesson.folder import LEDGER_FILE
 
     yield from _guarded("machine", _machine)
     yield from _guarded("for you", _recommended)
@@ -219,7 +219,7 @@ def _device(resolved: Resolved) -> Iterator[Finding]:
 
 def _speed(resolved: Resolved, again: bool) -> Iterator[Finding]:
     """Threads, compute type, and what was measured of both."""
-    from engrain.home import LEDGER_FILE
+    from engrain.lesson.folder import LEDGER_FILE
     from engrain.model import kernels
     from engrain.model.hardware import bf16_flags, default_compute
     from engrain.model.peak import load_peak, measure_peak, peak_path, store_peak

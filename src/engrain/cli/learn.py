@@ -115,9 +115,8 @@ def learn(
         studied = edited(session, home, lot) if edit else None
         previews: list[Preview] = []
         with session.progress("Learning", seconds) as on_progress, resumable(home):
-            outcome = home.learn(
-                lot, studied, on_progress=on_progress, on_studied=previews.append, **how
-            )
+            how |= {"on_progress": on_progress, "on_studied": previews.append}
+            outcome = home.learn(lot, studied, **how)
         return brought.beside(found, learned(outcome, seconds), previews)
 
 

@@ -77,8 +77,11 @@ def _recall(entry: LessonEntry) -> tuple[float, float] | None:
 @verb("show", examples="engrain lessons show last\nengrain lessons show 0kq3 --json")
 def show(session: Session, lesson: Lesson) -> Answer:
     """Explain a lesson: sources, texts, recipe, exams, decision, digests."""
+    from engrain.lesson import told
+
     home = session.home()
-    record, answers = home.show(lesson), home.answers(lesson)
+    record = home.show(lesson)
+    answers = told.answers(record, home.ledger)
     return Answer(record_data(record, answers), _explained(record, answers), [record.id])
 
 

@@ -30,7 +30,7 @@ def export_lesson(
     Another home of the same base can import it. Conversations stay here; the texts that were
     learned from them go along.
     """
-    portable = session.home().export_lesson(lesson, file)
+    portable = session.home().door.export_lesson(lesson, file)
     size = file.stat().st_size
     data = {
         "file": str(file),
@@ -69,7 +69,7 @@ def import_lesson(
 
         return _looked_at(session, file, arrived(file, home.ledger))
     with session.progress("Examining") as on_progress, resumable(home):
-        outcome = home.import_lesson(file, on_progress=on_progress, require=require)
+        outcome = home.door.import_lesson(file, on_progress=on_progress, require=require)
     data = {**outcome.to_dict(), "origin": dict(outcome.decision.origin)}
     code = 0 if outcome.accepted else REFUSED
     return Answer(data, sentence(outcome), [outcome.lesson.id], code)
@@ -110,7 +110,10 @@ def diff(
     The questions of the one that was learned first are shown with the answers after each of the
     two, as far as both exams asked them.
     """
-    found = session.home().diff(first, second)
+    from engrain.lesson.told import difference
+
+    home = session.home()
+    found = difference(home.show(first), home.show(second))
     return Answer(found.to_dict(), _differing(found), [found.first, found.second])
 
 
@@ -165,7 +168,7 @@ def export(
     """
     home = session.home()
     with session.progress("Writing"):
-        found = home.export(path, kind, quant)
+        found = home.door.export(path, kind, quant)
     stored = f", {found.quant}" if found.quant else ""
     lines = [
         f"{found.path}: {found.format}{stored}, {found.nbytes / 1e6:.1f} MB, "

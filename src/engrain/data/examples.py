@@ -20,7 +20,8 @@ class Example:
 
     ``loss_mask[i]`` says that token ``i`` is a target (predicted from the tokens before it).
     ``context_length`` is the number of leading tokens whose keys and values a context-frozen
-    representation holds fixed; the first target comes at or after it.
+    representation holds fixed; the first target comes at or after it. ``before`` counts those of
+    the turns before the last one: other talk, after which a question comes.
     """
 
     ids: tuple[int, ...]
@@ -29,6 +30,7 @@ class Example:
     weight: float = 1.0
     kind: str = "fact"
     lesson: str = ""
+    before: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -39,7 +41,7 @@ class Batch:
     """Right-padded examples as tensors.
 
     ``input_ids``, ``attention_mask`` (bool) and ``loss_mask`` (bool): ``(batch, seq)``;
-    ``weights``: ``(batch,)``; ``context_lengths``: ``(batch,)``.
+    ``weights``: ``(batch,)``; ``context_lengths`` and ``before``: ``(batch,)``.
     """
 
     input_ids: Tensor
@@ -47,6 +49,7 @@ class Batch:
     loss_mask: Tensor
     weights: Tensor
     context_lengths: Tensor
+    before: Tensor
 
     @classmethod
     def of(cls, examples: Sequence[Example], pad_id: int) -> Batch:
@@ -67,6 +70,7 @@ class Batch:
             loss,
             torch.tensor([example.weight for example in examples], dtype=torch.float32),
             torch.tensor([example.context_length for example in examples]),
+            torch.tensor([example.before for example in examples]),
         )
 
     def rows(self, which: Sequence[int], starts: Tensor) -> Batch:
@@ -84,6 +88,7 @@ class Batch:
             self.loss_mask[index].gather(1, at) & valid,
             self.weights[index],
             (self.context_lengths[index] - starts).clamp_min(0),
+            (self.before[index] - starts).clamp_min(0),
         )
 
 
@@ -119,5 +124,10 @@ def encode(
     last = len(found)
     cut = max(0, min(len(ids) - max_length, len(ids) - last - 1))
     ids, mask = ids[cut:], mask[cut:]
-    context = mask.index(True)
-    return Example(tuple(ids), tuple(mask), context, kind=text.kind, lesson=lesson)
+    context, before = mask.index(True), 0
+    if cut == 0 and text.answers == 1 and len(text.messages) > 2:
+        earlier = render(tokenizer, text.messages[:-2], add_generation_prompt=False).rstrip("\n")
+        if whole.startswith(earlier):
+            found = tokenizer(earlier, add_special_tokens=False)["input_ids"]
+            before = len(found) if ids[: len(found)] == found else 0
+    return Example(tuple(ids), tuple(mask), context, kind=text.kind, lesson=lesson, before=before)

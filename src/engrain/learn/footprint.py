@@ -144,7 +144,9 @@ def layer_bytes(loaded: LoadedModel, plain: bool = False) -> float:
 
     trained = [parameter.requires_grad for parameter in parameters]
     ids = torch.zeros(1, PROBED, dtype=torch.long, device=loaded.device)
-    arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False, "output_hidden_states": True}
+    # No hidden states are asked for: transformers hooks all layers for that and never lets go, and
+    # a model with hooks is not decoded compactly.
+    arguments: dict[str, Any] = {"input_ids": ids, "use_cache": False}
     ways = ExitStack()
     if plain and not objection(loaded):
         ways.enter_context(attending(loaded.model))

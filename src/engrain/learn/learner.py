@@ -161,7 +161,9 @@ class Learner:
         mastery = None
         if self.recipe.mastery:
             known = [further is not None and t.question not in further.questions for t in texts]
-            mastery = Mastery(new, setting, [*known, *(further is not None for _ in weak)])
+            known += [further is not None for _ in weak]
+            groups = [text.group for text in (*texts, *(text for _, text in weak))]
+            mastery = Mastery(new, setting, known, groups)
         absence = Absence(setting, adapters, self.recipe.absence)
         absence.refuse_what_holds_earlier(regularizations)
         architecture.attach(setting)

@@ -295,14 +295,14 @@ def _named() -> dict[str, Recipe]:
             Recipe(
                 "chat",
                 "For chat models of 135M and more: the parts of default, trained until each text "
-                "is known, with half the anchors.",
-                optimization=Choice("adamw", {"learning_rate": 1e-3}),
+                "is known, in small steps with half the anchors.",
+                optimization=Choice("adamw", {"learning_rate": 7e-4}),
                 representation=Choice("context_frozen", {"shortest": 256}),
                 regularization=(Choice("kl_anchor", {"texts": 48, "texts_per_step": 1}),),
                 replay=(Choice("reservoir", {"share": 0.5}), Choice("dream")),
                 epochs=6.0,
-                batch_size=8,
-                min_steps=8,
+                batch_size=4,
+                min_steps=12,
                 max_steps=48,
                 absence=0.5,
                 mastery=True,

@@ -389,6 +389,10 @@ class Representation(Technique):
         """The mean negative log-likelihood of the batch's targets, weighted by example."""
         raise NotImplementedError
 
+    def computed(self, example: Example) -> float:
+        """Tokens that an example costs in a step; one that is only read costs a third."""
+        return float(len(example))
+
     def graph_tokens(self, tokens: int, targets: int, rows: int) -> int:
         """Tokens of a batch whose activations are kept for backward; the others are a cache."""
         return tokens

@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import tempfile
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +35,22 @@ from engrain.model.digest import tensor_digest
 from engrain.model.loading import LoadedModel
 from engrain.model.testing import tiny_model
 
-Check = Callable[[str, str, LoadedModel], None]
+
+@dataclass
+class _Case:
+    """A technique under test, the model, and what it learned there: what later checks look at."""
+
+    category: str
+    name: str
+    loaded: LoadedModel
+    learned: LearnResult = field(init=False)
+
+    @property
+    def recipe(self) -> Recipe:
+        return recipe_with(self.category, self.name)
+
+
+Check = Callable[[_Case], None]
 
 
 def check_technique(category: str, name: str, *, loaded: LoadedModel | None = None) -> list[str]:
@@ -44,10 +59,10 @@ def check_technique(category: str, name: str, *, loaded: LoadedModel | None = No
     Takes a few seconds on a tiny random model. Raises ``AssertionError`` with a sentence at the
     first check that fails.
     """
-    loaded = loaded or tiny_model("llama")
+    case = _Case(category, name, loaded or tiny_model("llama"))
     checks = [*_CHECKS["all"], *_CHECKS.get(category, [])]
     for check in checks:
-        check(category, name, loaded)
+        check(case)
     return [check.__name__.removeprefix("_") for check in checks]
 
 
@@ -105,33 +120,33 @@ def _digest(result: LearnResult) -> str:
     return tensor_digest(dict(result.adapter.tensors))
 
 
-def _is_documented(category: str, name: str, loaded: LoadedModel) -> None:
-    cls = registry.get(category, name)
+def _is_documented(case: _Case) -> None:
+    name, cls = case.name, registry.get(case.category, case.name)
     module = inspect.getmodule(cls)
     assert module is not None and module.__doc__, f"{name}: the module has no docstring"
     assert "Source:" in module.__doc__, f"{name}: the docstring names no source"
     assert is_dataclass(cls.Config), f"{name}: Config is not a dataclass"
-    for field in fields(cast(Any, cls.Config)):
-        assert field.metadata.get("help"), f"{name}: the setting {field.name} has no help"
+    for setting in fields(cast(Any, cls.Config)):
+        assert setting.metadata.get("help"), f"{name}: the setting {setting.name} has no help"
 
 
-def _gives_the_base_back(category: str, name: str, loaded: LoadedModel) -> None:
+def _gives_the_base_back(case: _Case) -> None:
+    name, loaded = case.name, case.loaded
     before = tensor_digest(loaded.weights())
     modules = [module_name for module_name, _ in loaded.model.named_modules()]
-    _run(recipe_with(category, name), loaded)
+    case.learned = _run(case.recipe, loaded)
     assert tensor_digest(loaded.weights()) == before, f"{name}: the base weights were changed"
     after = [module_name for module_name, _ in loaded.model.named_modules()]
     assert after == modules, f"{name}: the modules were changed"
 
 
-def _is_deterministic(category: str, name: str, loaded: LoadedModel) -> None:
-    recipe = recipe_with(category, name)
-    first, second = _run(recipe, loaded), _run(recipe, loaded)
+def _is_deterministic(case: _Case) -> None:
+    name, first, second = case.name, case.learned, _run(case.recipe, case.loaded)
     assert first.losses == second.losses, f"{name}: two runs of one seed have other losses"
     assert _digest(first) == _digest(second), f"{name}: two runs of one seed differ"
 
 
-def _resumes_to_the_bit(category: str, name: str, loaded: LoadedModel) -> None:
+def _resumes_to_the_bit(case: _Case) -> None:
     class _StoppedError(Exception):
         pass
 
@@ -139,8 +154,7 @@ def _resumes_to_the_bit(category: str, name: str, loaded: LoadedModel) -> None:
         if done == 4:
             raise _StoppedError
 
-    recipe = recipe_with(category, name)
-    whole = _run(recipe, loaded)
+    name, recipe, loaded, whole = case.name, case.recipe, case.loaded, case.learned
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint"
         with contextlib.suppress(_StoppedError):
@@ -151,17 +165,18 @@ def _resumes_to_the_bit(category: str, name: str, loaded: LoadedModel) -> None:
     assert _digest(resumed) == _digest(whole), f"{name}: the resumed run is another adapter"
 
 
-def _refuses_unknown_settings(category: str, name: str, loaded: LoadedModel) -> None:
+def _refuses_unknown_settings(case: _Case) -> None:
     from engrain.errors import UnknownNameError
 
     try:
-        registry.build(category, name, {"no_such_setting": 1})
+        registry.build(case.category, case.name, {"no_such_setting": 1})
     except UnknownNameError:
         return
-    raise AssertionError(f"{name}: an unknown setting was taken")
+    raise AssertionError(f"{case.name}: an unknown setting was taken")
 
 
-def _attaching_changes_nothing(category: str, name: str, loaded: LoadedModel) -> None:
+def _attaching_changes_nothing(case: _Case) -> None:
+    category, name, loaded = case.category, case.name, case.loaded
     architecture = cast(Architecture, registry.build(category, name))
     setting = _setting(loaded)
     ids = torch.tensor([list(setting.encode(setting.lesson.texts[0]).ids)])
@@ -173,15 +188,17 @@ def _attaching_changes_nothing(category: str, name: str, loaded: LoadedModel) ->
     assert torch.equal(before, attached), f"{name}: attaching changed the model's function"
 
 
-def _storage_equals_the_formula(category: str, name: str, loaded: LoadedModel) -> None:
-    result = _run(recipe_with(category, name), loaded)
-    declared = cast(Architecture, registry.build(category, name)).storage_bytes(_setting(loaded))
-    assert result.adapter.nbytes == declared, (
-        f"{name}: the adapter has {result.adapter.nbytes} bytes, the formula says {declared}"
+def _storage_equals_the_formula(case: _Case) -> None:
+    held = case.learned.adapter.nbytes
+    architecture = cast(Architecture, registry.build(case.category, case.name))
+    declared = architecture.storage_bytes(_setting(case.loaded))
+    assert held == declared, (
+        f"{case.name}: the adapter has {held} bytes, the formula says {declared}"
     )
 
 
-def _folds_to_what_it_trained(category: str, name: str, loaded: LoadedModel) -> None:
+def _folds_to_what_it_trained(case: _Case) -> None:
+    category, name, loaded = case.category, case.name, case.loaded
     architecture = cast(Architecture, registry.build(category, name))
     setting = _setting(loaded)
     example = setting.encode(setting.lesson.texts[0])
@@ -205,11 +222,12 @@ def _folds_to_what_it_trained(category: str, name: str, loaded: LoadedModel) -> 
     assert tensor_digest(fold(base, [])) == tensor_digest(base), f"{name}: undo is not exact"
 
 
-def _goes_on_where_it_ended(category: str, name: str, loaded: LoadedModel) -> None:
+def _goes_on_where_it_ended(case: _Case) -> None:
+    category, name, loaded = case.category, case.name, case.loaded
     architecture = cast(Architecture, registry.build(category, name))
     if not architecture.goes_on:
         return
-    learned = _run(recipe_with(category, name), loaded).adapter
+    learned = case.learned.adapter
     architecture.attach(_setting(loaded))
     architecture.go_on(learned)
     again = architecture.adapter()
@@ -221,8 +239,9 @@ def _goes_on_where_it_ended(category: str, name: str, loaded: LoadedModel) -> No
         assert near, f"{name}: it goes on somewhere else ({key})"
 
 
-def _no_strength_is_no_penalty(category: str, name: str, loaded: LoadedModel) -> None:
-    known = {field.name for field in fields(cast(Any, registry.get(category, name).Config))}
+def _no_strength_is_no_penalty(case: _Case) -> None:
+    category, name, loaded = case.category, case.name, case.loaded
+    known = {setting.name for setting in fields(cast(Any, registry.get(category, name).Config))}
     if "strength" not in known:
         return
     none = Recipe("plain", epochs=3.0, batch_size=2, min_steps=6, max_steps=6)
@@ -232,14 +251,16 @@ def _no_strength_is_no_penalty(category: str, name: str, loaded: LoadedModel) ->
     )
 
 
-def _penalty_is_zero_at_the_start(category: str, name: str, loaded: LoadedModel) -> None:
+def _penalty_is_zero_at_the_start(case: _Case) -> None:
+    category, name, loaded = case.category, case.name, case.loaded
     regularization = cast(Regularization, registry.build(category, name))
     regularization.prepare(_setting(loaded))
     penalty = float(regularization.penalty(0).detach())
     assert abs(penalty) < 1e-3, f"{name}: the penalty of the unchanged model is {penalty}"
 
 
-def _draws_are_pure(category: str, name: str, loaded: LoadedModel) -> None:
+def _draws_are_pure(case: _Case) -> None:
+    category, name, loaded = case.category, case.name, case.loaded
     replay = cast(Replay, registry.build(category, name))
     replay.prepare(_setting(loaded))
     later = list(replay.draw(4))
@@ -250,7 +271,8 @@ def _draws_are_pure(category: str, name: str, loaded: LoadedModel) -> None:
     assert list(empty.draw(0)) == [], f"{name}: it replays where there is nothing to replay"
 
 
-def _loss_is_finite_and_has_gradient(category: str, name: str, loaded: LoadedModel) -> None:
+def _loss_is_finite_and_has_gradient(case: _Case) -> None:
+    category, name, loaded = case.category, case.name, case.loaded
     representation = cast(Representation, registry.build(category, name))
     setting = _setting(loaded)
     representation.prepare(setting)

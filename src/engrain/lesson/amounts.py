@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from engrain.data.general import anchors
 from engrain.data.lessons import Lesson, TrainingText
 from engrain.data.messages import Conversation
-from engrain.learn.technique import Regularization, Replay, Setting
+from engrain.learn.technique import Regularization, Replay, Representation, Setting
 from engrain.learn.turns import after_talk
 from engrain.lesson.asked import EARLIER_PROBES
 from engrain.lesson.fit import STOCK, expected_lesson
@@ -139,7 +139,7 @@ def study(source: Source, loaded: LoadedModel, writer: Chosen, taught: bool) -> 
         left -= facts
         claims = (LISTED + SAMPLED * effort.lists) * said
         lists += _lists(said, seen) + _lists(said * effort.lists, seen)
-        read += scored(2 * claims, view=view, own=QUESTION + ANSWER, targets=1, size=BATCH)
+        read += scored(claims, view=view, own=QUESTION + ANSWER, targets=1)
         read += _round_trip(BELIEVED * claims, PASSING, view) + _answers(groups, view)
         more = _more_wordings(facts, 1 + effort.rewordings, view, seen)
         lists, read = lists + more.writer, read + more.reader
@@ -202,8 +202,8 @@ def _round_trip(questions: float, share: float, view: float) -> Passes:
     passed, own = share * questions, QUESTION + ANSWER
     found = _answers(questions, view) * 2
     for seen in (view, 0.0):
-        found += scored(passed, view=seen, own=own, targets=ANSWER, size=BATCH)
-        found += scored(passed, view=seen, own=QUESTION, targets=QUESTION, size=BATCH)
+        found += scored(passed, view=seen, own=own, targets=ANSWER)
+        found += scored(passed, view=seen, own=QUESTION, targets=QUESTION)
     return found
 
 
@@ -241,12 +241,13 @@ class Training:
         texts = lesson.facts() if recipe.mastery else lesson.balanced()
         new = [setting.encode(text) for text in texts]
         share = min(setting.batch_size, len(new)) / max(1, len(new))
-        tokens = share * sum(map(len, new))
+        representation = cast(Representation, parts["representation"][0])
+        tokens = share * sum(map(representation.computed, new))
         targets = share * sum(sum(example.loss_mask) for example in new)
         for replay in cast(list[Replay], parts["replay"]):
             replay.prepare(setting)
             drawn = replay.draw(0)
-            tokens += sum(map(len, drawn))
+            tokens += sum(map(representation.computed, drawn))
             targets += sum(sum(example.loss_mask) for example in drawn)
         prepared = Passes()
         for part in cast(list[Regularization], parts["regularization"]):

@@ -21,7 +21,7 @@ from engrain.errors import ConfigError, GateRefused, NothingToLearnError, Resume
 from engrain.exam.decision import GateThresholds
 from engrain.learn.recipe import Recipe, named
 from engrain.ledger.lock import named_errors
-from engrain.lesson import cost, travel, writers
+from engrain.lesson import cost, travel, writers, zero
 from engrain.lesson.asked import Asked, OnProgress
 from engrain.lesson.brought import Known, Lot, Survey, Which, read_all, survey
 from engrain.lesson.folder import POCKET, HomeFolder
@@ -37,18 +37,23 @@ OnStudied = Callable[[Preview], None]
 """Called with what self-study found, before it is learned."""
 
 
-class How(TypedDict, total=False):
-    """How a lesson is learned.
+class Again(TypedDict, total=False):
+    """How the texts of a lesson are learned.
 
     ``recipe`` is a name, the configured one if none is given; ``require`` makes an error of the
-    gate's refusal, ``force`` none of too little memory. ``on_studied`` gets the preview.
+    gate's refusal, ``force`` none of too little memory.
     """
 
     recipe: str | None
     on_progress: OnProgress | None
-    on_studied: OnStudied | None
     require: bool
     force: bool
+
+
+class How(Again, total=False):
+    """How a lesson is learned; ``on_studied`` gets the preview."""
+
+    on_studied: OnStudied | None
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,9 @@ class Jobs:
         """What a file, an archive or a folder holds, and what of it was learned before."""
         name = str(path)
         if name == "last" or name in self.home.log.names():
-            found = Survey(name)
+            # Read first: a survey holds a file, which an error would leave open.
             talk = self.home.log.read(name)
+            found = Survey(name)
             found.add(Brought(talk, Place(name), "chat"))
             found.lots = [Lot(found, tuple(found.entries))]
             return found
@@ -168,8 +174,8 @@ class Jobs:
 
             return cast(Preview, make_by_rules(engine, conversations, **how))
         with writer.opened() as asking:
-            taught = asked.served.mannered
-            return make_lesson(engine, conversations, writer=asking, taught=taught, **how)
+            how |= {"taught": asked.served.mannered, "belief": zero.belief(asked.served)}
+            return make_lesson(engine, conversations, writer=asking, **how)
 
     def _estimate(
         self,

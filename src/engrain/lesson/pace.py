@@ -112,7 +112,7 @@ def asked(
 ) -> Passes:
     """Answers to ``count`` requests of ``own`` tokens after a common view.
 
-    A batch of ``size`` reads the view once, and is stepped until its ``longest`` answer is done.
+    The view is read once. A batch of ``size`` is stepped until its ``longest`` answer is done.
     ``written`` tokens has a mean answer. A batch is halved when half of its rows are done, so a row
     is stepped some steps beyond its end.
     """
@@ -123,18 +123,13 @@ def asked(
     mean = written or ANSWERED * longest
     rows = count * (mean + longest) / 2
     return Passes(
-        batches * view + count * own, count, batches * longest, rows, rows * (view + own + mean / 2)
+        view + count * own, count, batches * longest, rows, rows * (view + own + mean / 2)
     )
 
 
-def scored(
-    count: float, *, own: float, targets: float, view: float = 0.0, size: int = BATCH_SIZE
-) -> Passes:
+def scored(count: float, *, own: float, targets: float, view: float = 0.0) -> Passes:
     """Likelihoods of ``count`` texts of ``own`` tokens after a common view, ``targets`` of each."""
-    if count <= 0:
-        return Passes()
-    per = max(1.0, min(size, MAX_BATCH_TOKENS // (view + own)))
-    return Passes(-(-count // per) * view + count * own, count * targets)
+    return Passes(view + count * own, count * targets) if count > 0 else Passes()
 
 
 @dataclass(frozen=True)
@@ -280,7 +275,7 @@ def _copying(loaded: LoadedModel) -> tuple[float, float]:
 
 def _common(encoded: Sequence[Sequence[int]]) -> int:
     """Leading tokens that are read once for all rows."""
-    from engrain.model.engine import SHARED_PREFIX
+    from engrain.model.forward import SHARED_PREFIX
 
     shared = common_prefix([list(ids) for ids in encoded]) if len(encoded) > 1 else 0
     return shared if shared >= SHARED_PREFIX else 0

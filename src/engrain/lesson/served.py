@@ -64,9 +64,13 @@ class Served:
 
     def _ground(self) -> Mapping[str, Tensor]:
         """The weights of before all lessons but lesson zero, as far as that is in force."""
+        state = self._ledger.current()
+        if self._digest == state.digest and not self.learned():
+            # In a first lesson they are those in force: nothing is folded.
+            return self.loaded.weights()
         if not self._zero():
             return self.loaded.stored()
-        return self._folded(self.adapters(self._ledger.current().adapters[:1]))
+        return self._folded(self.adapters(state.adapters[:1]))
 
     def fold(self, adapters: Sequence[str]) -> tuple[dict[str, Tensor], str]:
         """The weights that adapters (digests, in order) give over the base, and their digest."""
@@ -93,8 +97,7 @@ class Served:
             if digest != state.digest:
                 raise StateMismatchError(
                     f"The weights of the state {state.digest[:12]} fold to {digest[:12]}.",
-                    remedy="Run `engrain lessons verify`; another kind of processor can round "
-                    "differently.",
+                    remedy="Run `engrain lessons verify`: it names what was changed.",
                 )
             self.loaded.set_weights(weights)
             self._known(digest)

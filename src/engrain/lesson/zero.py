@@ -22,6 +22,7 @@ from engrain.ledger.records import LessonEntry, LessonRecord, State
 from engrain.lesson.effect import check_weights
 from engrain.lesson.portable import Portable as Portable
 from engrain.lesson.served import MANNERS, Served
+from engrain.study.checks import BELIEF
 
 LARGEST = 16_000_000
 """Bytes of one file: every installation carries all of them. It binds no other lesson."""
@@ -64,6 +65,12 @@ def shipped(base_digest: str) -> Portable | None:
     except LessonFileError as error:
         raise BlobCorruptError(error.message, remedy="Install engrain again.") from error
     return found if found.base_digest == base_digest else None
+
+
+def belief(served: Served) -> float:
+    """The log-odds above which a reader holds a thing for so: measured when its lesson was made."""
+    lesson = shipped(served.loaded.base_digest) if served.mannered else None
+    return float(lesson.card.get("belief", BELIEF)) if lesson else BELIEF
 
 
 def take(ledger: Ledger, served: Served, versions: Mapping[str, str]) -> State:

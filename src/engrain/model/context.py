@@ -18,7 +18,7 @@ the graph, and one layer's scores ``(heads, seq, context + seq)`` for a moment.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from engrain.errors import UnsupportedModelError
 from engrain.model.attention import Seen, attend, attends
@@ -67,6 +68,20 @@ class Context:
     def lengths_of(self, rows: int) -> Tensor:
         """The lengths of a batch's contexts, ``(rows,)``, int64."""
         return torch.tensor(self.lengths, dtype=torch.int64).expand(rows).contiguous()
+
+    @classmethod
+    def of(cls, contexts: Sequence[Context]) -> Context:
+        """Contexts of one row each as the rows of one, padded at their ends; they are copied."""
+        longest = max(max(context.lengths) for context in contexts)
+
+        def rows(parts: Iterable[Tensor]) -> Tensor:
+            return torch.cat([pad(part, (0, 0, 0, longest - part.shape[2])) for part in parts])
+
+        return cls(
+            tuple(rows(layer) for layer in zip(*(c.keys for c in contexts), strict=True)),
+            tuple(rows(layer) for layer in zip(*(c.values for c in contexts), strict=True)),
+            tuple(length for context in contexts for length in context.lengths),
+        )
 
     @classmethod
     def view(cls, cache: Cache, length: int, key: Hashable = None) -> Context:

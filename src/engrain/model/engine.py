@@ -14,7 +14,6 @@ batch changes a greedy answer.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -22,24 +21,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy, log_softmax
 from transformers.cache_utils import Cache
 
 from engrain.data.messages import Message
 from engrain.data.templates import render
 from engrain.errors import UsageError
 from engrain.model.agreement import Agreement, measure, padding_bias, read
-from engrain.model.cache import (
-    PrefixCache,
-    Remembered,
-    cache_argument,
-    common_prefix,
-    joined,
-    new_cache,
-    padded,
-)
+from engrain.model.cache import PrefixCache, Remembered, joined, new_cache
 from engrain.model.context import Context, check_context, compute_context, extend
 from engrain.model.decode import Plan
+from engrain.model.forward import Forward
+from engrain.model.likelihood import log_likelihood, loss
 from engrain.model.loading import LoadedModel
 from engrain.model.rows import Row, batches, cut, repeats
 from engrain.model.sampling import (
@@ -51,10 +43,6 @@ from engrain.model.sampling import (
     row_uniforms,
 )
 
-MAX_LOGITS = 1 << 26
-"""Logits that are held at once when whole texts are scored (256 MiB in fp32)."""
-SHARED_PREFIX = 16
-"""Leading tokens that all prompts of a batch must share before they are computed only once."""
 SAFETY = 16
 """How many times the measured deviation a logit is taken to be uncertain by."""
 
@@ -69,7 +57,7 @@ class Engine:
         self.loaded = loaded
         self.cache = PrefixCache()
         self._state = state_digest or loaded.base_digest
-        self._keeps_logits = "logits_to_keep" in inspect.signature(loaded.model.forward).parameters
+        self._forward = Forward(loaded)
         self._agreement: Agreement | None = None
         self._fine = torch.finfo(loaded.dtype).eps <= torch.finfo(torch.float32).eps
 
@@ -192,42 +180,21 @@ class Engine:
     # Scoring
 
     def log_likelihood(
-        self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 32
+        self, pairs: Sequence[tuple[str, str]], *, batch_size: int = 32, exact: bool = True
     ) -> list[tuple[float, int]]:
         """Sum of log p of each continuation's tokens given its prompt, and how many they are.
 
-        Only positions that predict a continuation go through the output layer.
+        Only positions that predict a continuation go through the output layer. Without ``exact``
+        the last bits may depend on what was asked before: a conversation is read once for all.
         """
         encoded = [self._pair(prompt, continuation) for prompt, continuation in pairs]
-        results: list[tuple[float, int]] = [(0.0, 0)] * len(pairs)
-        order = sorted(range(len(pairs)), key=lambda i: (len(encoded[i][0]), len(encoded[i][1]), i))
-        order = [i for i in order if encoded[i][1]]
-        for batch in batches(order, [len(p) + len(c) for p, c in encoded], batch_size):
-            scores = self._score([encoded[i] for i in batch])
-            for i, result in zip(batch, scores, strict=True):
-                results[i] = result
-        return results
+        key = None if exact else self._cache_key()
+        return log_likelihood(self._forward, encoded, batch_size, key)
 
     def loss(self, texts: Sequence[str], *, max_length: int = 256) -> float:
         """Mean nats a token over the first ``max_length`` tokens of each text; nan for no token."""
         limit = min(max_length, self.loaded.max_length)
-        encoded = [self.encode_text(text)[:limit] for text in texts]
-        rows = [row for row in encoded if len(row) > 1]
-        total, count = 0.0, 0
-        order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), i))
-        most = max(1, MAX_LOGITS // (limit * self.loaded.profile.vocab_size))
-        for batch in batches(order, [len(row) for row in rows], min(32, most)):
-            chosen = [rows[i] for i in batch]
-            ids, mask = self._padded(chosen, left=False)
-            with torch.inference_mode():
-                logits = self._forward(ids, mask, keep=None)[:, :-1]
-                targets = ids[:, 1:].masked_fill(mask[:, 1:] == 0, -100)
-                losses = cross_entropy(
-                    logits.float().flatten(0, 1), targets.flatten(), reduction="none"
-                )
-                total += float(losses.double().sum())
-            count += sum(len(row) - 1 for row in chosen)
-        return total / count if count else float("nan")
+        return loss(self._forward, [self.encode_text(text)[:limit] for text in texts], limit)
 
     # Contexts
 
@@ -351,7 +318,7 @@ class Engine:
             caches, masks, choices = zip(*(self._read([p]) for p in prompts), strict=True)
             cache, mask, logits = joined(caches), torch.cat(masks), torch.cat(choices)
         else:
-            cache, mask, logits = self._read(prompts)
+            cache, mask, logits = self._read(prompts, None if exact else self._cache_key())
         plan = self._plan()
         while True:
             tokens = self._choose(rows, logits, temperature, top_p, exact=exact)
@@ -377,15 +344,10 @@ class Engine:
                 bias = padding_bias(mask, self.loaded.dtype)
                 logits = plan.step(tokens, positions[:, 0], cache, bias)
 
-    def _read(self, prompts: list[list[int]]) -> tuple[Cache, Tensor, Tensor]:
+    def _read(self, prompts: list[list[int]], key: Hashable = None) -> tuple[Cache, Tensor, Tensor]:
         """A cache of prompts, the mask of its tokens, and the logits of the next ones."""
-        cache = new_cache(self.loaded.model, self.loaded.profile)
-        shared = self._shared(prompts)
-        if shared:
-            ids, mask = self._padded([prompts[0][:shared]], left=False)
-            self._forward(ids, mask, cache=cache)
-            cache.batch_repeat_interleave(len(prompts))
-        ids, own = self._padded([prompt[shared:] for prompt in prompts], left=True)
+        cache, shared = self._forward.begun(prompts, key)
+        ids, own = self._forward.padded([prompt[shared:] for prompt in prompts], left=True)
         mask = torch.cat([own.new_ones(len(prompts), shared), own], dim=1)
         positions = mask.cumsum(1)[:, shared:].sub(1).clamp_min(0)
         return cache, mask, self._forward(ids, mask, cache=cache, positions=positions)[:, -1]
@@ -424,7 +386,7 @@ class Engine:
             logits = plan.step(token, torch.tensor([start]), entry.cache)
             entry.ids.extend(pending)
             return logits
-        ids, _ = self._padded([pending], left=False)
+        ids, _ = self._forward.padded([pending], left=False)
         mask = ids.new_ones(1, start + len(pending))
         positions = torch.arange(start, start + len(pending), device=ids.device)[None]
         logits = self._forward(ids, mask, cache=entry.cache, positions=positions)
@@ -492,7 +454,7 @@ class Engine:
 
     def _definition(self, row: Row) -> Tensor:
         """The logits ``(1, vocabulary)`` of a row's next token, whose rounding is the one meant."""
-        ids, mask = self._padded([[*row.prompt, *row.new]], left=False)
+        ids, mask = self._forward.padded([[*row.prompt, *row.new]], left=False)
         return self._forward(ids, mask)[:, -1]
 
     def _plan(self) -> Plan | None:
@@ -508,66 +470,6 @@ class Engine:
         if self._agreement is None or (plan and self._agreement.signature != signature):
             self._agreement = measure(self.loaded)
         return self._agreement
-
-    def _shared(self, prompts: list[list[int]]) -> int:
-        """Leading tokens to compute once for the whole batch; 0 where that does not pay."""
-        profile = self.loaded.profile
-        # With padding between the prefix and the rest, a sliding window would count the padding.
-        if len(prompts) < 2 or profile.cache_kind != "kv" or any(profile.sliding_windows):
-            return 0
-        # Every row needs a token of its own to compute its logits.
-        shared = min(common_prefix(prompts), min(map(len, prompts)) - 1)
-        return shared if shared >= SHARED_PREFIX else 0
-
-    def _padded(self, rows: list[list[int]], *, left: bool) -> tuple[Tensor, Tensor]:
-        ids, mask = padded(rows, self.loaded.pad_id, left=left)
-        return ids.to(self.loaded.device), mask.to(self.loaded.device)
-
-    def _forward(
-        self,
-        ids: Tensor,
-        mask: Tensor,
-        *,
-        cache: Cache | None = None,
-        positions: Tensor | None = None,
-        keep: int | Tensor | None = 1,
-    ) -> Tensor:
-        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-        if positions is not None:
-            arguments["position_ids"] = positions
-        if keep is not None and self._keeps_logits:
-            arguments["logits_to_keep"] = keep
-        arguments |= cache_argument(self.loaded.model, cache)
-        output = self.loaded.model(**arguments, use_cache=cache is not None, return_dict=True)
-        logits: Tensor = output.logits
-        if isinstance(keep, Tensor) and not self._keeps_logits:
-            logits = logits[:, keep]
-        return logits
-
-    def _score(self, rows: list[tuple[list[int], list[int]]]) -> list[tuple[float, int]]:
-        shared = self._shared([context for context, _ in rows])
-        ids, own = self._padded(
-            [(context + target)[shared:] for context, target in rows], left=False
-        )
-        first = min(len(context) for context, _ in rows) - 1 - shared
-        how: dict[str, Any] = {"keep": torch.arange(first, ids.shape[1] - 1, device=ids.device)}
-        with torch.inference_mode():
-            if shared:
-                how["cache"] = cache = new_cache(self.loaded.model, self.loaded.profile)
-                begun, mask = self._padded([rows[0][0][:shared]], left=False)
-                self._forward(begun, mask, cache=cache)
-                cache.batch_repeat_interleave(len(rows))
-                columns = torch.arange(shared, shared + ids.shape[1], device=ids.device)
-                how["positions"] = columns.expand(len(rows), -1)
-            mask = torch.cat([own.new_ones(len(rows), shared), own], dim=1)
-            logits = self._forward(ids, mask, **how)
-            results = []
-            for row, (context, target) in enumerate(rows):
-                start = len(context) - 1 - shared - first
-                own = log_softmax(logits[row, start : start + len(target)].float(), dim=-1)
-                wanted = torch.tensor(target, device=own.device)[:, None]
-                results.append((float(own.gather(1, wanted).double().sum()), len(target)))
-        return results
 
     def _text(self, row: Row) -> str:
         return decode_after(self.loaded.tokenizer, row.prompt, row.new)

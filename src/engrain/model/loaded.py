@@ -161,7 +161,7 @@ class LoadedModel:
         with torch.no_grad():
             for name, parameter in self._parameters.items():
                 new = weights.pop(name)
-                if not _equal(parameter.detach(), new):
+                if new.data_ptr() != parameter.data_ptr() and not _equal(parameter.detach(), new):
                     if name not in aside:
                         aside[name] = parameter.detach().clone()
                     parameter.copy_(new)

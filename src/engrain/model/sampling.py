@@ -126,6 +126,19 @@ def _out_of_reach(top_p: float) -> float:
     return (1.0 - max(top_p, 0.0)) / 2
 
 
+def _rare(probabilities: Tensor, top_p: float) -> float:
+    """A probability below which tokens need no place in the order: sorting takes longest.
+
+    All of them together are less likely than half of what is left outside of the nucleus.
+    """
+    bound = _out_of_reach(top_p)
+    for rare in (1e-3, 1e-4, 1e-5):
+        most = probabilities.where(probabilities < rare, 0.0).sum(dim=-1).max()
+        if most <= bound:
+            return rare
+    return bound / probabilities.shape[-1]
+
+
 def _nucleus(
     logits: Tensor, temperature: float, top_p: float
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -133,10 +146,7 @@ def _nucleus(
     probabilities = torch.softmax(logits.double() / temperature, dim=-1)
     if top_p >= 1.0:
         return probabilities, torch.zeros_like(probabilities), None
-    # Sorting a whole vocabulary takes longer than a small model does. Tokens that all together
-    # are less likely than what is left outside of the nucleus need no place in the order.
-    rare = _out_of_reach(top_p) / probabilities.shape[-1]
-    common = (~(probabilities < rare)).any(dim=0).nonzero()[:, 0]
+    common = (~(probabilities < _rare(probabilities, top_p))).any(dim=0).nonzero()[:, 0]
     probabilities, order = probabilities[:, common].sort(dim=-1, descending=True, stable=True)
     order = common[order]
     before = probabilities.cumsum(dim=-1) - probabilities

@@ -16,16 +16,38 @@ SPEED_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx
 
 
 def default_threads() -> int:
+    """One a usable core, or fewer where ``OMP_NUM_THREADS`` says so, as to any OpenMP program."""
+    wished = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    cores = usable_cores()
+    return min(cores, int(wished)) if wished.isdecimal() and int(wished) else cores
+
+
+def usable_cores() -> int:
     """Physical cores that this process may use: a second thread on a core only gets in the way."""
-    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    usable = sorted(_affinity()) if hasattr(os, "sched_getaffinity") else None
     count = len(usable) if usable is not None else (os.cpu_count() or 1)
     cores = _physical_cores(usable)
     quota = _quota()
     return max(1, min(cores or count, count, quota or count))
 
 
+def _affinity() -> set[int]:
+    """Processors that this process may run on.
+
+    Where ``OMP_PROC_BIND`` asks for it, OpenMP has put this very thread on one of them, and each
+    other thread on another: then those of the parent process count.
+    """
+    own = os.sched_getaffinity(0)
+    if os.environ.get("OMP_PROC_BIND", "false").lower() in ("", "false", "0"):
+        return own
+    try:
+        return own | os.sched_getaffinity(os.getppid())
+    except OSError:
+        return own
+
+
 def set_threads(count: int | None = None) -> int:
-    """Set the threads that torch computes with (None: one a physical core); gives the number."""
+    """Set the threads that torch computes with (None: the default number); gives the number."""
     import torch
 
     chosen = max(1, count) if count is not None else default_threads()
@@ -49,7 +71,7 @@ def machine_fingerprint() -> dict[str, Any]:
     override = overridden_compute()
     return {
         "cpu": model,
-        "cores": default_threads(),
+        "cores": usable_cores(),
         "flags": [flag for flag in SPEED_FLAGS if flag in flags],
         "system": f"{platform.system()}-{platform.machine()}",
         "python": platform.python_version(),

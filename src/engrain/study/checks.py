@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engrain.exam.probes import answer_tokens, fold, holds, says_unknown
 from engrain.study.claims import Claim
@@ -21,13 +21,14 @@ GAIN = 0.3
 FITS = 0.05
 """Nats a token by which a question must gain from the conversation."""
 BELIEF = 0.0
-"""Log-odds above which the reader holds an answer for so."""
+"""Log-odds above which the reader holds an answer for so, where its own lean is not known."""
 
 NOT_READ = "with the conversation in view the answer is another one"
 CUT_OFF = "the answer is too long and ends within a letter"
 UNSURE = "asked again, the answer is another one"
 KNOWN = "the weights hold it already: the answer is as likely without the conversation"
 FOREIGN = "the question does not belong to the conversation"
+ELSEWHERE = "it asks about a thing of another message"
 DOUBTED = "not told as true: supposed, heard, made up or taken back"
 
 
@@ -44,24 +45,27 @@ class Checked:
 
 @dataclass
 class Checks:
-    """Judges questions of one window; ``refused`` keeps each refused question with its reason."""
+    """Judges questions of one window; ``refused`` keeps each refused question with its reason.
+
+    ``belief`` is the log-odds above which the reader holds an answer for so.
+    """
 
     reader: Reader
+    belief: float = BELIEF
     refused: dict[str, str] = field(default_factory=dict)
+    _alone: dict[tuple[str, int], str] = field(default_factory=dict)
 
     def claims(self, claims: Sequence[Claim]) -> list[Checked]:
         """The claims that pass every check."""
-        believed = self.reader.believes([(c.question, c.value) for c in claims])
-        true = []
-        for claim, odds in zip(claims, believed, strict=True):
-            if odds > BELIEF:
-                true.append(claim)
-            else:
-                self.refused[claim.question] = DOUBTED
-        return self.read([(c.question, c.value, c.message) for c in true])
+        return self.read([(c.question, c.value, c.message) for c in claims])
 
     def read(self, asked: Sequence[tuple[str, str, int]]) -> list[Checked]:
-        """Of questions with the value that each must be answered with, those that are."""
+        """Of questions with the value that each must be answered with, those that pass."""
+        believed = self.reader.believes([(question, value) for question, value, _ in asked])
+        for (question, _, _), odds in zip(asked, believed, strict=True):
+            if odds <= self.belief:
+                self.refused[question] = DOUBTED
+        asked = [one for one, odds in zip(asked, believed, strict=True) if odds > self.belief]
         questions = [question for question, _, _ in asked]
         tokens = answer_tokens(*questions)
         first = self.reader.answers(questions, tokens=tokens)
@@ -89,6 +93,18 @@ class Checks:
             else:
                 found.append(Checked(question, value, target, place, gain))
         return found
+
+    def alone(self, asked: Sequence[tuple[str, str, int]]) -> list[bool]:
+        """Whether each question is answered with its value where its message alone is in view."""
+        for place in dict.fromkeys(place for _, _, place in asked):
+            new = [q for q, _, at in asked if at == place and (q, at) not in self._alone]
+            reader = replace(self.reader, view=(self.reader.view[place],))
+            answers = reader.answers(new, tokens=answer_tokens(*new))
+            self._alone |= {(q, place): a for q, a in zip(new, answers, strict=True)}
+        found = [self._alone[question, place] for question, _, place in asked]
+        return [
+            holds(a, v) and not says_unknown(a) for a, (_, v, _) in zip(found, asked, strict=True)
+        ]
 
     def untold(self, questions: Sequence[str]) -> list[tuple[str, str]]:
         """Of questions, those that the reader says were not told, with its words."""

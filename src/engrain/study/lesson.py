@@ -24,7 +24,7 @@ from engrain.study.checks import BELIEF, GAIN, Checked, Checks
 from engrain.study.claims import find_claims
 from engrain.study.curation import curate
 from engrain.study.explicit import LeftOut, curate_examples, hold_out_examples
-from engrain.study.questions import Fact, add_near_misses, add_wordings, group
+from engrain.study.questions import Fact, add_near_misses, add_wordings, group, keep_own, owned
 from engrain.study.reader import Reader, StudyEngine, in_context, windows
 from engrain.study.secrets import masked
 from engrain.study.statements import Statement, statements
@@ -55,7 +55,7 @@ class Effort:
 
 EFFORTS = {
     "low": Effort(lists=0, rewordings=0, wordings=8, near=6),
-    "normal": Effort(lists=3, rewordings=1, wordings=14, near=10),
+    "normal": Effort(lists=3, rewordings=1, wordings=10, near=8),
     "high": Effort(lists=6, rewordings=3, wordings=24, near=16),
 }
 
@@ -177,6 +177,7 @@ def make_lesson(
     max_facts: int = 64,
     writer: Writer | None = None,
     taught: bool = True,
+    belief: float = BELIEF,
     reading: Callable[[], AbstractContextManager[Any]] = nullcontext,
     on_progress: Progress | None = None,
 ) -> Preview:
@@ -184,8 +185,9 @@ def make_lesson(
 
     ``earlier`` are the lessons in the weights in force; what this one corrects of them is named.
     ``writer`` asks the questions, by default the model itself, of which ``taught`` says whether
-    lesson zero has taught it to; ``reading`` puts the weights in force that read. Nothing is raised
-    where nothing is found: ``preview.lesson`` does that.
+    lesson zero has taught it to; ``belief`` is the log-odds above which it holds a thing for so
+    (:func:`engrain.study.trial.leaning`); ``reading`` puts the weights in force that read. Nothing
+    is raised where nothing is found: ``preview.lesson`` does that.
 
     Raises:
         UnknownNameError: there is no such effort.
@@ -207,9 +209,9 @@ def make_lesson(
             continue
         kept.append(curated.conversation)
         for view in windows(engine, curated.conversation.messages, writer.room):
-            reader = Reader(engine, view, seed, reading)
+            checks = Checks(Reader(engine, view, seed, reading), belief)
             room = max_facts - len(found.facts)
-            _study(reader, writer, EFFORTS[effort], number, room, earlier, found, on_progress)
+            _study(checks, writer, EFFORTS[effort], number, room, earlier, found, on_progress)
     given, left_out = curate_examples(explicit)
     trained, examined = hold_out_examples(given, seed=seed)
     texts, probes = [*found.texts, *trained], [*found.probes, *examined]
@@ -234,7 +236,7 @@ def make_lesson(
 
 
 def _study(
-    reader: Reader,
+    checks: Checks,
     writer: Writer,
     effort: Effort,
     number: int,
@@ -249,12 +251,13 @@ def _study(
         if on_progress:
             on_progress(STAGES[stage], stage + 1, len(STAGES))
 
-    view, checks = reader.view, Checks(reader)
+    view = checks.reader.view
     report(0)
     claims = find_claims(writer, view, samples=effort.lists)
     report(1)
     facts = group(checks.claims([claim for claim in claims if not claim.wish]))[: max(0, room)]
-    found.corrects += _corrections(reader, checks, facts, earlier)
+    keep_own(facts, checks)
+    found.corrects += _corrections(checks, facts, earlier)
     report(2)
     add_wordings(facts, writer, checks, samples=effort.rewordings, most=effort.wordings)
     report(3)
@@ -278,14 +281,12 @@ def _study(
     ]
 
 
-def _corrections(
-    reader: Reader, checks: Checks, facts: Sequence[Fact], earlier: Sequence[Lesson]
-) -> list[str]:
+def _corrections(checks: Checks, facts: Sequence[Fact], earlier: Sequence[Lesson]) -> list[str]:
     """Groups of earlier lessons whose question this conversation answers with another value.
 
     Their wordings become wordings of the new fact: what was learned is overwritten where it lies.
     """
-    asked: dict[str, list[TrainingText]] = {}
+    reader, asked = checks.reader, dict[str, list[TrainingText]]()
     for lesson in earlier:
         for text in lesson.facts():
             # Wishes and statements are no answers, so none of them gets another one.
@@ -303,7 +304,9 @@ def _corrections(
     corrected = []
     for (name, answer), belief, gain in sure:
         new = next((fact for fact in facts if holds(answer, fact.value)), None)
-        if belief <= BELIEF or gain <= GAIN or new is None:
+        if belief <= checks.belief or gain <= GAIN or new is None:
+            continue
+        if not owned(new, [asked[name][0].question], checks)[0]:
             continue
         corrected.append(name)
         place = new.wordings[0].message

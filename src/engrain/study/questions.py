@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from engrain.exam.probes import fold, holds
 from engrain.study import requests
-from engrain.study.checks import Checked, Checks, once, shape
+from engrain.study.checks import ELSEWHERE, Checked, Checks, once, shape
 from engrain.study.writer import Writer
 
 WORDED = 2
@@ -61,7 +61,7 @@ def add_wordings(
     view = checks.reader.view
     asked, owners = [], []
     for fact in facts:
-        for wording in fact.wordings[:WORDED]:
+        for wording in fact.wordings[:WORDED] if len(fact.wordings) < most else ():
             text = requests.WORDINGS.format(question=wording.question, answer=fact.value)
             asked.append(text)
             owners.append(fact)
@@ -70,23 +70,57 @@ def add_wordings(
         sampled = writer.write(view, asked, temperature=0.8, turn=turn + 1 + sample)
         texts += zip(owners, sampled, strict=True)
     met = {*known, *(shape(w.question) for fact in facts for w in fact.wordings)}
-    proposals: list[tuple[Fact, str]] = []
+    left: dict[int, list[str]] = {id(fact): [] for fact in facts}
     for fact, text in texts:
         lines = [line.partition("|")[0].strip() for line in requests.lines_of(text)]
-        fresh = once([line for line in lines if line and not holds(line, fact.value)], met)
-        proposals += [(fact, line) for line in fresh]
-    checked = checks.read(
-        [(line, fact.value, fact.wordings[0].message) for fact, line in proposals]
+        left[id(fact)] += once(
+            [line for line in lines if line and not holds(line, fact.value)], met
+        )
+    # Some pass and some don't: no more are read than are wanted and half as many again.
+    while tried := [(f, q) for f in facts for q in left[id(f)][: _tried(most - len(f.wordings))]]:
+        for fact in facts:
+            del left[id(fact)][: _tried(most - len(fact.wordings))]
+        checked = checks.read([(q, fact.value, fact.wordings[0].message) for fact, q in tried])
+        by_question = {fold(one.question): one for one in checked}
+        for fact, question in tried:
+            one = by_question.get(fold(question))
+            if one is not None and len(fact.wordings) < most:
+                fact.wordings.append(one)
+        keep_own(facts, checks)
+
+
+def keep_own(facts: Sequence[Fact], checks: Checks) -> None:
+    """Drop wordings that ask about a thing of another message."""
+    for fact in facts:
+        first, *others = fact.wordings
+        own = owned(fact, [wording.question for wording in others], checks)
+        pairs = list(zip(others, own, strict=True))
+        checks.refused |= {w.question: ELSEWHERE for w, kept in pairs if not kept}
+        fact.wordings = [first, *(w for w, kept in pairs if kept)]
+
+
+def owned(fact: Fact, questions: Sequence[str], checks: Checks) -> list[bool]:
+    """Whether each question asks about the fact, and not about a thing of another message.
+
+    Where the fact is read in its message alone, by its first wording, so must it be by the others;
+    where it is not, the message stands on what was said before, and nothing can be told.
+    """
+    first = fact.wordings[0]
+    if not questions or sum(message.role == "user" for message in checks.reader.view) < 2:
+        return [True] * len(questions)
+    read, *own = checks.alone(
+        [(question, fact.value, first.message) for question in (first.question, *questions)]
     )
-    by_question = {fold(one.question): one for one in checked}
-    for fact, line in proposals:
-        one = by_question.get(fold(line))
-        if one is not None and len(fact.wordings) < most:
-            fact.wordings.append(one)
+    return own if read else [True] * len(questions)
+
+
+def _tried(wanted: int) -> int:
+    """How many wordings are read for so many that are wanted."""
+    return wanted + wanted // 2 if wanted > 0 else 0
 
 
 def add_near_misses(facts: Sequence[Fact], writer: Writer, checks: Checks, *, most: int) -> None:
-    """Ask for near misses in the forms of a fact's wordings; what the reader answers is dropped."""
+    """Ask for near misses in the forms of a fact's wordings; what was told after all is dropped."""
     view = checks.reader.view
     asked, owners = [], []
     for fact in facts:
@@ -100,6 +134,11 @@ def add_near_misses(facts: Sequence[Fact], writer: Writer, checks: Checks, *, mo
         lines = [line.partition("|")[0].strip() for line in requests.lines_of(text)]
         proposals += [(fact, line) for line in once([line for line in lines if line], known)]
     told = dict(checks.untold([line for _, line in proposals]))
-    for fact, line in proposals:
-        if line in told and len(fact.near) < most:
+    beside = [(fact, line) for fact, line in proposals if line in told]
+    # A question that the value would answer, so the verdict, or that it answers where nothing else
+    # is in view, is no near miss but a misread wording.
+    odds = checks.reader.believes([(line, fact.value) for fact, line in beside])
+    answered = checks.alone([(line, f.value, f.wordings[0].message) for f, line in beside])
+    for (fact, line), believed, read in zip(beside, odds, answered, strict=True):
+        if believed <= checks.belief and not read and len(fact.near) < most:
             fact.near.append((line, told[line]))

@@ -54,7 +54,7 @@ class StudyEngine(Protocol):
         """Answer each conversation, in order."""
 
     def log_likelihood(
-        self, pairs: Sequence[tuple[str, str]], *, batch_size: int = ...
+        self, pairs: Sequence[tuple[str, str]], *, batch_size: int = ..., exact: bool = ...
     ) -> list[tuple[float, int]]:
         """Sum of log probabilities of each continuation, and its number of tokens."""
 
@@ -127,7 +127,7 @@ class Reader:
             self._pair(prompt, Message("assistant", w)) for prompt in asked for w in ("yes", "no")
         ]
         with self.reading():
-            scores = [total for total, _ in self.engine.log_likelihood(texts, batch_size=BATCH)]
+            scores = [total for total, _ in self._likelihood(texts)]
         return [yes - no for yes, no in zip(scores[::2], scores[1::2], strict=True)]
 
     def _rise(
@@ -136,12 +136,15 @@ class Reader:
         without: Sequence[tuple[list[Message], Message]],
     ) -> list[float]:
         with self.reading():
-            seen = self.engine.log_likelihood([self._pair(*p) for p in within], batch_size=BATCH)
-        alone = self.engine.log_likelihood([self._pair(*p) for p in without], batch_size=BATCH)
+            seen = self._likelihood([self._pair(*p) for p in within])
+        alone = self._likelihood([self._pair(*p) for p in without])
         return [
             (told - guessed) / max(1, tokens)
             for (told, tokens), (guessed, _) in zip(seen, alone, strict=True)
         ]
+
+    def _likelihood(self, texts: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
+        return self.engine.log_likelihood(texts, batch_size=BATCH, exact=False)
 
     def _pair(self, before: Sequence[Message], message: Message) -> tuple[str, str]:
         """The rendered text up to a message, and the message with what ends it."""

@@ -119,6 +119,23 @@ class Kept:
         keep_measured(self.path, found.to_dict())
 
 
+def leaning(engine: StudyEngine) -> float:
+    """The log-odds of yes against no at which a model is in two minds about what a user told.
+
+    Between the mean of what the talks tell and that of the same answers to what they don't: a model
+    may lean to one word whatever it is asked, and still tell one from the other.
+
+    Raises:
+        UsageError: the model's context is too short.
+    """
+    told, untold = 0.0, 0.0
+    for talk in talks():
+        pairs = [(talk.ask, talk.answer), (talk.untold, talk.answer)]
+        right, wrong = Reader(engine, talk.messages).believes(pairs)
+        told, untold = told + right, untold + wrong
+    return (told + untold) / (2 * len(talks()))
+
+
 def run_trial(
     engine: StudyEngine, *, taught: bool, on_talk: Callable[[int, int], None] | None = None
 ) -> Trial:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 NAME = r"[^\W\d_]+(?:-[^\W\d_]+)*"
@@ -93,13 +94,19 @@ class Token:
 
 def tokens(text: str) -> list[Token]:
     """The words of a text, case-folded, with straight apostrophes and no possessive 's."""
+    return list(_tokens(text))
+
+
+@lru_cache(maxsize=1024)
+def _tokens(text: str) -> tuple[Token, ...]:
+    """Kept, since a study compares the same questions and answers again and again."""
     found = []
     for match in _WORD.finditer(text):
         norm = match.group().casefold().replace("’", "'")
         if norm.endswith("'s") and norm not in FUNCTION_WORDS:
             norm = norm[:-2]
         found.append(Token(norm, *match.span()))
-    return found
+    return tuple(found)
 
 
 def words(text: str) -> list[str]:

@@ -7,7 +7,6 @@ be read is named and left out; it stops nothing else.
 from __future__ import annotations
 
 import codecs
-import json
 import os
 import shutil
 import stat
@@ -86,6 +85,14 @@ class Decoded:
                 return text
 
 
+_BY_ZEROS: dict[tuple[bool, ...], str] = {
+    (False, True, False, True): "utf-16-le",
+    (True, False, True, False): "utf-16-be",
+    (False, True, True, True): "utf-32-le",
+    (True, True, True, False): "utf-32-be",
+}
+
+
 def encoding_of(head: bytes) -> str:
     """The encoding of a text by its first four bytes."""
     for mark, name in (
@@ -96,13 +103,16 @@ def encoding_of(head: bytes) -> str:
     ):
         if head.startswith(mark):
             return name
-    # Without a mark the zeros tell, since JSON and labels begin with ASCII.
-    return "utf-8-sig" if len(head) < 4 or b"\0" not in head else json.detect_encoding(head)
+    # Without a mark the zeros tell, since JSON and labels begin with ASCII: all four bytes, for a
+    # single zero may stand where a disk lost one.
+    return _BY_ZEROS.get(tuple(not byte for byte in head[:4]), "utf-8-sig")
 
 
 def is_binary(head: bytes) -> bool:
-    """Whether the first bytes of a file are those of no text."""
-    return b"\0" in head and encoding_of(head[:4]).startswith("utf-8")
+    """Whether the first bytes of a file are those of no text, nor of JSON with damaged places."""
+    if b"\0" not in head or not encoding_of(head[:4]).startswith("utf-8"):
+        return False
+    return not head.removeprefix(codecs.BOM_UTF8).lstrip().startswith((b"[", b"{"))
 
 
 @contextmanager

@@ -97,24 +97,30 @@ def frames(stream: Readable, known: Callable[[Any], bool]) -> Iterator[Frame]:
 def _elements(text: _Text, known: Callable[[Any], bool]) -> Iterator[Frame]:
     text.start += 1
     number = 0
-    while (first := text.first()) and first != "]":
-        number += 1
-        if first in "{[":
-            end, value, problem = text.value()
+    while True:
+        while (first := text.first()) and first != "]":
+            number += 1
+            if first in "{[":
+                end, value, problem = text.value()
+            else:
+                end, scalar = None, text.scalar()
+                value, problem = parsed(scalar) if scalar else (None, "it is not JSON")
             yield Frame(number, value, problem)
             text.go_on(end, problem, known)
-        elif scalar := text.scalar():
-            yield Frame(number, *parsed(scalar))
-        else:
-            yield Frame(number, None, "it is not JSON")
-            text.go_on(None, "it is not JSON", known)
-    if not first:
-        yield Frame(number + 1, None, text.trouble or "it is not JSON: the list is cut off")
-        return
-    text.start += 1
-    if text.first():
+        if not first:
+            yield Frame(number + 1, None, text.trouble or "it is not JSON: the list is cut off")
+            return
+        text.start += 1
+        if not text.first():
+            return
+        # A bracket that damage has put there ends a list of which most is still to come.
         rest = text.text[text.start : text.start + 20]
-        yield Frame(number + 1, None, f"what follows the list is not read: {rest!a}")
+        problem = f"the list ends, and more follows: {rest!a}"
+        number += 1
+        yield Frame(number, None, problem)
+        text.go_on(None, problem, known)
+        if not text.first():
+            return
 
 
 def _values(text: _Text, known: Callable[[Any], bool]) -> Iterator[Frame]:

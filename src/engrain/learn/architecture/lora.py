@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 PREFIX = "base_model.model."
+FOLDED = 1 << 18
+"""Numbers of a product that are computed at once when it is folded: they stay in the caches."""
 _KEY = re.compile(r"^base_model\.model\.(?P<path>.+)\.lora_A\.weight$")
 
 
@@ -121,7 +123,7 @@ class Lora(Architecture):
 
     @classmethod
     def fold(cls, adapter: Adapter, weights: dict[str, Tensor]) -> None:
-        """W += (alpha / rank) B A, in fp32."""
+        """W += (alpha / rank) B A, in fp32, of the same bits on every processor."""
         scale = float(adapter.settings["lora_alpha"]) / int(adapter.settings["r"])
         # PEFT notes where a model keeps its matrices transposed, as GPT-2 does.
         transposed = bool(adapter.settings.get("fan_in_fan_out"))
@@ -129,7 +131,7 @@ class Lora(Architecture):
             match = _KEY.match(key)
             if match:
                 b = adapter.tensors[f"{PREFIX}{match['path']}.lora_B.weight"]
-                change = scale * (b.float() @ a.float())
+                change = scale * product(b.float(), a.float())
                 weights[f"{match['path']}.weight"] += change.t() if transposed else change
 
     def storage_bytes(self, setting: Setting) -> int:
@@ -147,6 +149,26 @@ class Lora(Architecture):
             found[f"{PREFIX}{path}.lora_A.weight"] = meta_parameter(self.config.rank, columns)
             found[f"{PREFIX}{path}.lora_B.weight"] = meta_parameter(rows, self.config.rank)
         return found
+
+
+def product(b: Tensor, a: Tensor) -> Tensor:
+    """B A of ``(out, rank)`` and ``(rank, in)``: products are added in order, each sum rounded.
+
+    A library's product adds in an order of its own for each processor. This one has the same bits
+    on all, so that a home can move to another machine and its digests still hold.
+    """
+    whole = torch.empty(b.shape[0], a.shape[1], dtype=b.dtype, device=b.device)
+    rows = max(1, FOLDED // a.shape[1])
+    term = torch.empty(min(rows, b.shape[0]), a.shape[1], dtype=b.dtype, device=b.device)
+    for first in range(0, b.shape[0], rows):
+        part, left = whole[first : first + rows], b[first : first + rows]
+        torch.mul(left[:, :1], a[:1], out=part)
+        for rank in range(1, a.shape[0]):
+            # Apart, since a fused multiply-add rounds once, and not every processor fuses.
+            one = term[: part.shape[0]]
+            torch.mul(left[:, rank : rank + 1], a[rank : rank + 1], out=one)
+            part += one
+    return whole
 
 
 def _is_plain(module: Any) -> bool:

@@ -17,7 +17,8 @@ holds of a conversation: nothing is computed or copied. While the lesson moves t
 grow stale by as much; ``refresh`` computes them anew every so many steps, with the weights as they
 are then (1 is the definition at every step, and what shorter contexts get). Contexts below
 ``shortest`` tokens stay in the graph: where a question is short the way through its keys and values
-costs little and teaches more. What all of them begin with (a default system prompt of twenty tokens
+costs little and teaches more; other talk before such a question (``talk`` tokens and more) is
+kept as a long context is. What all of them begin with (a default system prompt of twenty tokens
 before a question of twenty) is a context of its own, computed anew at each step.
 
 Cost for N weights, C context and D target tokens: 6ND on a live context, 2NC + 6ND on one that is
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from engrain.data.examples import Batch
+from engrain.data.examples import Batch, Example
 from engrain.data.lessons import TrainingText
 from engrain.learn.compute import autocast, hidden_states, losses_of
 from engrain.learn.heads import head_of
@@ -55,6 +56,9 @@ class ContextFrozenConfig:
         low=0,
     )
     held: int = option(32768, "most tokens of contexts that are kept", low=0)
+    talk: int = option(
+        32, "least tokens of other talk before a question that are kept; 0 never", low=0
+    )
     shared: int = option(
         16,
         "least tokens that short rows begin with alike and are computed once a step; 0 never",
@@ -84,16 +88,20 @@ class ContextFrozen(Representation):
             self._kept[prefix] = source(prefix)
 
     def _long(self, texts: Iterable[TrainingText]) -> list[tuple[int, ...]]:
-        """The contexts that are kept: long ones, as many as there is room for."""
+        """The contexts that are kept: long ones and other talk, as many as there is room for."""
         found: dict[tuple[int, ...], None] = {}
         room = self.config.held
+        talks = bool(self.config.talk) and not objection(self.setting.loaded)
         for text in texts:
             # No token is shorter than a byte: most texts need not be encoded to be told short.
-            if sum(len(m.content.encode()) + 32 for m in text.messages) < self.config.live:
+            short = sum(len(m.content.encode()) + 32 for m in text.messages) < self.config.live
+            if short and (len(text.messages) <= 2 or not talks):
                 continue
             example = self.setting.encode(text)
             prefix = example.ids[: example.context_length - 1]
-            if self.config.live <= len(prefix) <= room and prefix not in found:
+            if len(prefix) < self.config.live:
+                prefix = example.ids[: self._talk(example) if talks else 0]
+            if prefix and len(prefix) <= room and prefix not in found:
                 found[prefix] = None
                 room -= len(prefix)
         return list(found)
@@ -107,16 +115,22 @@ class ContextFrozen(Representation):
         self.hardest = torch.zeros(len(batch.weights))
         whole, computed = [], []
         shared: dict[tuple[int, ...], list[int]] = {}
+        talked: dict[int, Context] = {}
         frozen = (batch.context_lengths - 1).clamp_min(0)
         for row, length in enumerate(frozen.tolist()):
             prefix = tuple(batch.input_ids[row, :length].tolist())
+            talk = prefix[: int(batch.before[row])]
             if prefix in self._kept:
                 shared.setdefault(prefix, []).append(row)
-            elif length + 1 < self.config.shortest or not length:
-                whole.append(row)
-            else:
+            elif talk in self._kept:
+                talked[row], frozen[row] = self._kept[talk], len(talk)
+            elif length and length + 1 >= self.config.shortest:
                 computed.append(row)
+            else:
+                whole.append(row)
         parts = [self._on(batch, rows, frozen, self._kept[ids]) for ids, rows in shared.items()]
+        if talked:
+            parts.append(self._on(batch, list(talked), frozen, Context.of(list(talked.values()))))
         if computed:
             rows = [batch.input_ids[row, : frozen[row]].tolist() for row in computed]
             with autocast():
@@ -155,6 +169,20 @@ class ContextFrozen(Representation):
             losses = losses_of(*hidden_states(loaded, part, positions, context))
         self.hardest[list(rows)] = example_max(losses, part).to(self.hardest)
         return example_sum(losses, part)
+
+    def computed(self, example: Example) -> float:
+        """Tokens that it costs in a step: those of a frozen context are only read, or kept."""
+        length = max(0, example.context_length - 1)
+        if length >= self.config.live:
+            return float(len(example) - length)
+        if talk := self._talk(example):
+            return float(len(example) - talk)
+        return len(example) - (2 / 3 * length if length + 1 >= self.config.shortest else 0.0)
+
+    def _talk(self, example: Example) -> int:
+        """Tokens of other talk before the question of a short example that are kept."""
+        short = example.context_length < self.config.shortest
+        return example.before if short and 0 < self.config.talk <= example.before else 0
 
     def graph_tokens(self, tokens: int, targets: int, rows: int) -> int:
         """The targets and the last token of each context."""
