@@ -143,9 +143,9 @@ def _explained(record: LessonRecord, answers: Sequence[Answers]) -> Any:
     lines = [f"{name:<9}{words}" for name, words in facts]
     lines += ["", "Trained on"]
     lines += [f"  {text.question}  ->  {text.target}" for text in record.lesson.facts()]
-    others = len(record.lesson.texts) - len(record.lesson.facts())
-    if others:
-        lines.append(f"  and {others} texts that keep what is near as it was")
+    kept = len(record.lesson.texts) - len(record.lesson.facts())
+    if kept:
+        lines.append(f"  and {kept} texts that keep what is near as it was")
     lines += ["", "What it changed: questions held out of it, answered before and after"]
     own = [one for one in answers if one.lesson == record.id]
     lines += [line for one in own for line in said(one)] or ["  none was held out"]

@@ -31,17 +31,18 @@ def export_lesson(
     learned from them go along.
     """
     portable = session.home().door.export_lesson(lesson, file)
-    size = file.stat().st_size
+    size, held = file.stat().st_size, portable.lesson
+    texts, probes = (len(held.texts), len(held.probes)) if held else (0, 0)
     data = {
         "file": str(file),
         "bytes": size,
         "adapter": portable.adapter_digest,
         "base_digest": portable.base_digest,
-        "texts": len(portable.lesson.texts) if portable.lesson else 0,
-        "probes": len(portable.lesson.probes) if portable.lesson else 0,
+        "texts": texts,
+        "probes": probes,
     }
     text = (
-        f"{file}: {count(data['texts'], 'text')}, {count(data['probes'], 'probe')}, "
+        f"{file}: {count(texts, 'text')}, {count(probes, 'probe')}, "
         f"adapter {portable.adapter_digest[:12]}, {size / 1e6:.1f} MB. "
         f"For homes of the base {portable.base_digest[:12]}."
     )
@@ -82,10 +83,11 @@ def _looked_at(session: Session, file: Path, arrival: Arrival) -> Answer:
 
     ledger, lesson = session.home().ledger, arrival.lesson
     against = told(lesson, [ledger.lesson(name) for name in ledger.current().lessons])
+    taught = facts(lesson)
     data = {
         "dry_run": True,
         "title": lesson.title,
-        "facts": facts(lesson),
+        "facts": taught,
         "probes": len(lesson.probes),
         "recipe": arrival.recipe.name,
         "contradictions": [one.to_dict() for one in against],
@@ -94,7 +96,7 @@ def _looked_at(session: Session, file: Path, arrival: Arrival) -> Answer:
         f"{file}: {lesson.title}, {count(len(lesson.texts), 'text')}, "
         f"{count(len(lesson.probes), 'probe')}, learned by {arrival.recipe.name}."
     ]
-    lines += [f"  {fact}" for fact in data["facts"]]
+    lines += [f"  {fact}" for fact in taught]
     lines += [f"  contradicts: {one.words}" for one in against]
     return Answer(data, "\n".join(lines), [lesson.title])
 

@@ -141,8 +141,8 @@ def _sentence_pieces(
 
 def _begins_with_space(core: Mapping[str, Any]) -> bool:
     """Whether a space is put before a text; refuses what does more than that with spaces."""
-    normal, split = core.get("normalizer"), core.get("pre_tokenizer")
-    steps = normal["normalizers"] if normal and normal["type"] == "Sequence" else [normal]
+    normal, split = core.get("normalizer") or {}, core.get("pre_tokenizer")
+    steps = normal["normalizers"] if normal.get("type") == "Sequence" else [normal]
     steps = [step for step in steps if step]
     prepended = any(s == {"type": "Prepend", "prepend": SPACE} for s in steps)
     replaced = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
