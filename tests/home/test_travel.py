@@ -252,6 +252,17 @@ def test_members_that_leave_the_archive(carried: Path, fresh: Home) -> None:
         fresh.door.import_lesson(carried)
 
 
+def test_whoever_brings_a_conversation_is_sent_to_learn(tmp_path: Path) -> None:
+    talk, account = tmp_path / "talk.json", tmp_path / "account.zip"
+    talk.write_text('{"messages": []}')
+    with zipfile.ZipFile(account, "w") as archive:
+        archive.writestr("conversations.json", "[]")
+    for file in (talk, account):
+        with pytest.raises(LessonFileError, match="is no lesson: it") as caught:
+            Portable.read(file)
+        assert "engrain learn" in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     "text",
     [

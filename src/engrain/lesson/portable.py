@@ -29,6 +29,7 @@ LARGEST_TEXT = 64 << 20
 _FIXED = (1980, 1, 1, 0, 0, 0)
 """The time of every member: equal lessons are equal files."""
 _DAMAGED = "Get the file again, or have it exported again."
+_OTHER = "Give what `engrain lessons export` wrote; conversations are for `engrain learn`."
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,10 @@ class Portable:
 
 def _read(file: IO[bytes], size: int, name: str, base_digest: str | None) -> Portable:
     try:
+        if size and file.read(2) != b"PK":
+            raise LessonFileError(f"{name} is no lesson: it is no archive.", remedy=_OTHER)
         with zipfile.ZipFile(file) as archive:
-            members = _members(archive, size)
+            members = _members(archive, size, name)
             record = json.loads(archive.read(members[TEXT]))
             if not isinstance(record, dict):
                 raise ValueError(f"{TEXT} is no object")
@@ -152,12 +155,14 @@ def _read(file: IO[bytes], size: int, name: str, base_digest: str | None) -> Por
         ) from error
 
 
-def _members(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, size: int, name: str) -> dict[str, zipfile.ZipInfo]:
     """The two members, if they are what they must be; nothing is read for that."""
     found = archive.infolist()
     if sorted(member.filename for member in found) != [ADAPTER, TEXT]:
         names = ", ".join(repr(member.filename) for member in found[:4]) or "nothing"
-        raise ValueError(f"it holds {names}, not {TEXT!r} and {ADAPTER!r}")
+        raise LessonFileError(
+            f"{name} is no lesson: it holds {names}, not {TEXT!r} and {ADAPTER!r}.", remedy=_OTHER
+        )
     for member in found:
         stored = member.compress_type == zipfile.ZIP_STORED
         if not stored or member.file_size != member.compress_size:
