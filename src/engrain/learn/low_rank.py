@@ -82,7 +82,10 @@ def combined(adapters: Sequence[Adapter]) -> Adapter:
         ExportError: there are none, or they are of models that keep matrices in different ways.
     """
     if not adapters:
-        raise ExportError("No lesson is in force.", remedy="Learn one first: engrain learn FILE.")
+        raise ExportError(
+            "No lesson is in force.",
+            remedy="Learn one, or enable one that is kept aside: see `engrain lessons list`.",
+        )
     transposed = {bool(adapter.settings.get("fan_in_fan_out")) for adapter in adapters}
     if len(transposed) != 1:
         raise ExportError(
