@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common import about, begin, options, print_table, write_json
-from engrain.data.lessons import Probe
+from engrain.data.lessons import Lesson, Probe
 from engrain.data.messages import Message
 from engrain.data.streams import Day, read_stream
 
@@ -88,7 +88,6 @@ def study(engine: Any, days: Sequence[Day], args: Any) -> tuple[dict[str, Any], 
     from engrain.config import ModelConfig
     from engrain.exam.probes import holds, passes
     from engrain.lesson import writers
-    from engrain.lesson.stages import lesson_to_dict
     from engrain.study.checks import BELIEF
     from engrain.study.lesson import make_lesson
     from engrain.study.trial import leaning
@@ -114,7 +113,7 @@ def study(engine: Any, days: Sequence[Day], args: Any) -> tuple[dict[str, Any], 
             if args.lessons:
                 args.lessons.mkdir(parents=True, exist_ok=True)
                 file = args.lessons / f"{day.id}.json"
-                file.write_text(json.dumps(lesson_to_dict(preview.proposed), ensure_ascii=False))
+                file.write_text(json.dumps(preview.proposed.to_dict(), ensure_ascii=False))
         told = [
             text
             for text in (preview.proposed.texts if preview.proposed else ())
@@ -166,12 +165,10 @@ def study(engine: Any, days: Sequence[Day], args: Any) -> tuple[dict[str, Any], 
 
 def kept_lessons(days: Sequence[Day], args: Any) -> tuple[dict[str, Any], list[Any]] | None:
     """The lessons of an earlier study, where the folder holds one for each day."""
-    from engrain.lesson.stages import lesson_from_dict
-
     files = [args.lessons / f"{day.id}.json" for day in days] if args.lessons else []
     if not files or not all(file.exists() for file in files):
         return None
-    lessons = [lesson_from_dict(json.loads(file.read_text())) for file in files]
+    lessons = [Lesson.from_dict(json.loads(file.read_text())) for file in files]
     return {"figures": {"texts": sum(len(lesson.texts) for lesson in lessons)}}, lessons
 
 

@@ -34,7 +34,7 @@ def test_a_lesson_zero_is_found_in_an_installed_wheel(tmp_path: Path) -> None:
         shutil.copy(ROOT / name, tree / name)
     heavy = shutil.ignore_patterns("__pycache__", "*.so", "*.safetensors", "*.json*", "*.lesson")
     shutil.copytree(Path(engrain.__file__).parent, tree / "src" / "engrain", ignore=heavy)
-    file = LESSON.save(tree / "src" / "engrain" / "lesson" / "manners")
+    file = zero.ship(LESSON, tree / "src" / "engrain" / "lesson" / "manners")
     names = in_a_wheel(tree)
     assert f"engrain/lesson/manners/{file.name}" in names
     for name in names:
@@ -62,7 +62,7 @@ def test_a_lesson_zero_is_found_in_an_installed_wheel(tmp_path: Path) -> None:
 def test_a_file_of_another_base_with_the_same_beginning_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    LESSON.save(tmp_path / "manners")
+    zero.ship(LESSON, tmp_path / "manners")
     monkeypatch.setattr(zero.resources, "files", lambda package: tmp_path)
     assert zero.shipped(LESSON.base_digest) == LESSON
     assert zero.shipped(LESSON.base_digest[:16] + "0" * 48) is None
@@ -71,11 +71,12 @@ def test_a_file_of_another_base_with_the_same_beginning_is_not_taken(
 def test_a_lesson_that_is_too_large_is_not_written(tmp_path: Path) -> None:
     large = zero.Portable("ab" * 32, {}, {}, bytes(zero.LARGEST))
     with pytest.raises(UsageError, match=r"16\.0 MB; at most 16") as caught:
-        large.save(tmp_path / "manners")
+        zero.ship(large, tmp_path / "manners")
     assert "rank" in caught.value.remedy and not (tmp_path / "manners").exists()
 
 
 def test_the_lessons_of_the_package_are_small_whole_and_rightly_named() -> None:
     for file in MANNERS.glob("*") if MANNERS.is_dir() else ():
         assert file.suffix == ".lesson" and file.stat().st_size <= zero.LARGEST
-        assert zero.Portable.from_bytes(file.read_bytes()).file_name == file.name
+        lesson = zero.Portable.from_bytes(file.read_bytes())
+        assert zero.file_name(lesson.base_digest) == file.name

@@ -4,6 +4,8 @@ EngrainError                      exit code 1
 ├── UsageError                    exit code 2: the request itself is wrong
 │   ├── ConversationError         unreadable, empty, wrong roles, too large, not UTF-8
 │   ├── ConfigError               unknown key, bad value, bad file
+│   ├── LessonFileError           a lesson's file is damaged, cut off, packed, or no lesson
+│   │   └── OtherBaseError        a lesson's file was learned on another base
 │   └── UnknownNameError          no such technique, recipe, lesson, job, command value
 ├── ModelError                    a model can't be used
 │   ├── ModelNotFoundError        neither a folder nor a cached hub id
@@ -11,6 +13,7 @@ EngrainError                      exit code 1
 │   ├── TokenizerMismatchError    tokenizer and weights don't belong together
 │   ├── UnsupportedModelError     an architecture lacks what a technique needs
 │   ├── CorruptModelError         a file is damaged: digest differs, part missing, cut off
+│   ├── ExportError               what is served can't be written in the format asked for
 │   └── ModelSourceError          a model can't be had: no network, no pip, no such file
 ├── HomeError                     the home folder can't be used
 │   ├── HomeNotFoundError         not initialised
@@ -91,6 +94,14 @@ class ConfigError(UsageError):
     """A configuration file, variable or flag has an unknown key or a bad value."""
 
 
+class LessonFileError(UsageError):
+    """A lesson's file can't be taken: it is damaged, cut off, packed, or holds no lesson."""
+
+
+class OtherBaseError(LessonFileError):
+    """A lesson's file was learned on another base model than the home's."""
+
+
 class UnknownNameError(UsageError):
     """A name is not known; near names are proposed."""
 
@@ -129,6 +140,10 @@ class UnsupportedModelError(ModelError):
 
 class CorruptModelError(ModelError):
     """A model's file is damaged: its digest differs, a part is missing, or it ends too early."""
+
+
+class ExportError(ModelError):
+    """What is served can't be written in the format that was asked for."""
 
 
 class ModelSourceError(ModelError):

@@ -19,6 +19,7 @@ from engrain.ledger.records import Job, LessonEntry, LessonRecord, Problem, Stat
 from engrain.lesson import zero
 from engrain.lesson.asked import Asked, OnProgress, panel_for
 from engrain.lesson.changes import Change, Changes
+from engrain.lesson.door import Door
 from engrain.lesson.folder import HomeFolder, Overrides, Where
 from engrain.lesson.job import Again, How, Jobs, Source
 from engrain.lesson.served import Served
@@ -53,6 +54,7 @@ class Home:
         self.ledger, self.blobs, self.log = folder.ledger, folder.blobs, folder.log
         self._jobs = Jobs(folder, lambda: self.asked)
         self._changes = Changes(folder, lambda: self._folding, lambda: self.asked, self._jobs)
+        self.door = Door(folder, lambda: self.asked, self._jobs)
 
     # ------------------------------------------------------------------ beginning and end
     @classmethod
@@ -179,9 +181,8 @@ class Home:
         ``studied`` is the lesson of a preview, as it was or edited, and saves studying again.
 
         Raises:
-            ConversationError: the source can't be read.
+            ConversationError, NothingToLearnError: it can't be read, or there is nothing new in it.
             DoesNotFitError: it needs more memory than is free; nothing was begun.
-            NothingToLearnError: there is nothing new in it.
             GateRefused: only with ``require``; the served weights are unchanged either way.
         """
         return self._jobs.learn(source, studied=studied, **how)
@@ -202,8 +203,7 @@ class Home:
         """Continue an interrupted job, to the bit as if it had not been interrupted.
 
         Raises:
-            UnknownNameError: no such job.
-            UsageError: it has ended.
+            UnknownNameError, UsageError: no such job, or it has ended.
             ResumeError: other lessons were accepted or undone since it began.
         """
         return self._jobs.resume(job, on_progress, require)

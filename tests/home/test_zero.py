@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engrain.errors import BlobCorruptError
+from engrain.errors import LessonFileError
 from engrain.learn.learner import Learner
 from engrain.learn.recipe import named
 from engrain.learn.testing import sample_lesson
@@ -81,7 +81,7 @@ def test_a_portable_lesson_is_one_file_and_any_damage_is_found(manners):
     assert zero.Portable.from_bytes(raw) == manners and manners.to_bytes() == raw
     at = raw.index(manners.adapter[-32:])
     for damaged in (b"", raw[:-40], raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]):
-        with pytest.raises(BlobCorruptError):
+        with pytest.raises(LessonFileError):
             zero.Portable.from_bytes(damaged)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from engrain.learn.fold import fold_into
-from engrain.lesson.zero import Portable
+from engrain.lesson import zero
 from engrain.model.adapter import Adapter
 from engrain.model.engine import Engine
 from engrain.model.loading import load_model
@@ -64,8 +64,8 @@ def main() -> None:
         "data": "training/manners/README.md",
         "licence": "Apache-2.0",
     }
-    lesson = Portable(loaded.base_digest, recipe, card, adapter)
-    file = lesson.save(FOLDER)
+    lesson = zero.Portable(loaded.base_digest, recipe, card, adapter)
+    file = zero.ship(lesson, FOLDER)
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB, base {loaded.base_digest}")
 
 

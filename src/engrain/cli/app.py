@@ -25,6 +25,7 @@ from engrain.cli import (
     lessons,
     methods,
     models,
+    travel,
 )
 from engrain.cli.command import Commands, wants_json
 from engrain.cli.session import Session, Verb, as_command
@@ -92,19 +93,22 @@ for _item in (init.init, learn.learn, estimate.estimate, chat.chat):
     _item.add_to(app)
 _group(
     "lessons",
-    "What was learned: list, explain, switch off, undo, verify.",
+    "What was learned: list, explain, switch off, undo, export, import, verify.",
     (
         lessons.list_,
         lessons.show,
+        travel.diff,
         lessons.disable,
         lessons.enable,
         lessons.undo,
         lessons.relearn,
+        travel.export_lesson,
+        travel.import_lesson,
         lessons.verify,
     ),
 )
 _group("jobs", "Work under way or interrupted: list, resume.", (jobs.list_, jobs.resume))
-for _item in (eval.eval_, demo.demo):
+for _item in (travel.export, eval.eval_, demo.demo):
     _item.add_to(app)
 _group("bench", "Benchmarks: recipe against recipe.", (bench.life,))
 _group("methods", "Techniques and recipes that can be learned with.", (methods.list_, methods.show))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from engrain.home import Home
     from engrain.ledger.records import LessonEntry, LessonRecord
     from engrain.lesson.changes import Change
+    from engrain.lesson.told import Answers
 
+ANSWER = 120
+"""Letters of an answer that are shown; --json has all."""
 Lesson = Annotated[
     str, typer.Argument(metavar="LESSON", help="An id, the beginning of one, or 'last'.")
 ]
@@ -74,11 +77,15 @@ def _recall(entry: LessonEntry) -> tuple[float, float] | None:
 @verb("show", examples="engrain lessons show last\nengrain lessons show 0kq3 --json")
 def show(session: Session, lesson: Lesson) -> Answer:
     """Explain a lesson: sources, texts, recipe, exams, decision, digests."""
-    record = session.home().show(lesson)
-    return Answer(record_data(record), _explained(record), [record.id])
+    from engrain.lesson import told
+
+    home = session.home()
+    record = home.show(lesson)
+    answers = told.answers(record, home.ledger)
+    return Answer(record_data(record, answers), _explained(record, answers), [record.id])
 
 
-def record_data(record: LessonRecord) -> dict[str, Any]:
+def record_data(record: LessonRecord, answers: Sequence[Answers]) -> dict[str, Any]:
     """A lesson with all that proves it, for programs."""
     return {
         **entry_data(record.entry()),
@@ -90,6 +97,7 @@ def record_data(record: LessonRecord) -> dict[str, Any]:
         "recipe_digest": record.recipe_digest,
         "adapter": record.adapter,
         "base_digest": record.base_digest,
+        "answers": [one.to_dict() for one in answers],
         "exam_before": dict(record.exam_before),
         "exam_after": dict(record.exam_after),
         "decision": dict(record.decision),
@@ -110,21 +118,18 @@ def weak(record: LessonRecord) -> dict[str, list[str]]:
     return {"missed": questions(missed(lesson, exam)), "unexamined": unexamined(lesson)}
 
 
-def _explained(record: LessonRecord) -> Any:
+def _explained(record: LessonRecord, answers: Sequence[Answers]) -> Any:
     from rich.console import Group
     from rich.text import Text
 
     from engrain.cli.sheets import tables
     from engrain.exam.decision import Decision
-    from engrain.exam.exam import Exam
     from engrain.exam.report import decision_sheet, number, size
 
-    before = Exam.from_dict(dict(record.exam_before)).outcomes(record.id)
-    after = Exam.from_dict(dict(record.exam_after)).outcomes(record.id)
     facts = [
         ("lesson", f"{record.id}, {record.status}, learned {record.at[:16].replace('T', ' ')} UTC"),
         ("about", record.lesson.title),
-        ("sources", ", ".join(digest[:12] for digest in record.lesson.sources) or "examples"),
+        ("sources", _sources(record)),
         ("recipe", f"{record.recipe.get('name')} (digest {record.recipe_digest[:12]})"),
         ("adapter", (record.adapter or "none")[:12]),
         ("weights", f"{record.parent_state[:12]} -> {record.state[:12]}"),
@@ -138,13 +143,18 @@ def _explained(record: LessonRecord) -> Any:
     lines = [f"{name:<9}{words}" for name, words in facts]
     lines += ["", "Trained on"]
     lines += [f"  {text.question}  ->  {text.target}" for text in record.lesson.facts()]
-    others = len(record.lesson.texts) - len(record.lesson.facts())
-    if others:
-        lines.append(f"  and {others} texts that keep what is near as it was")
-    lines += ["", "Held out (before, after)"]
-    for probe in record.lesson.probes:
-        said = (_passed(outcomes.get(probe.id)) for outcomes in (before, after))
-        lines.append(f"  {' -> '.join(said)}  {probe.messages[-1].content}")
+    kept = len(record.lesson.texts) - len(record.lesson.facts())
+    if kept:
+        lines.append(f"  and {kept} texts that keep what is near as it was")
+    lines += ["", "What it changed: questions held out of it, answered before and after"]
+    own = [one for one in answers if one.lesson == record.id]
+    lines += [line for one in own for line in said(one)] or ["  none was held out"]
+    others = [one for one in answers if one.lesson != record.id]
+    if changed := [one for one in others if one.changed]:
+        lines += ["", f"What it changed of other lessons ({len(changed)} of {len(others)} asked)"]
+        lines += [line for one in changed for line in said(one)]
+    elif others:
+        lines += ["", f"Questions of other lessons: {len(others)} asked, none answered otherwise"]
     lines += _weak_lines(record)
     lines += _round_lines(record.decision)
     parts: list[Any] = [Text("\n".join(lines)), Text("")]
@@ -178,8 +188,30 @@ def _round_lines(decision: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _passed(outcome: bool | None) -> str:
-    return {True: "right", False: "wrong", None: "not asked"}[outcome]
+def said(answers: Answers) -> list[str]:
+    """A question with what was said to it before and after, as lines."""
+    then, now = (
+        "not asked" if text is None else f'{"right" if right else "wrong"}: "{short(text)}"'
+        for text, right in (
+            (answers.before, answers.right_before),
+            (answers.after, answers.right_after),
+        )
+    )
+    same = answers.before is not None and not answers.changed
+    return [f"  {answers.question}", f"    {then}, as before" if same else f"    {then} -> {now}"]
+
+
+def short(text: str) -> str:
+    """An answer on one line, cut where it says enough."""
+    line = " ".join(text.split())
+    return line if len(line) <= ANSWER else f"{line[:ANSWER]} ..."
+
+
+def _sources(record: LessonRecord) -> str:
+    """Where a lesson came from."""
+    if origin := record.decision.get("origin"):
+        return f"lesson {origin.get('lesson')} of another home, file {str(origin['file'])[:12]}"
+    return ", ".join(digest[:12] for digest in record.lesson.sources) or "examples"
 
 
 @verb("disable", examples="engrain lessons disable last")

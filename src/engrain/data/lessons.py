@@ -148,6 +148,29 @@ class Lesson:
             }
         )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The lesson as JSON-ready values, without the conversations that it came from."""
+        return {
+            "id": self.id,
+            "title": self.title,
+            "texts": [text.to_dict() for text in self.texts],
+            "probes": [probe.to_dict() for probe in self.probes],
+            "sources": list(self.sources),
+            "corrects": list(self.corrects),
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Lesson:
+        """The lesson that :meth:`to_dict` gave."""
+        return cls(
+            record["id"],
+            record["title"],
+            tuple(TrainingText.from_dict(text) for text in record["texts"]),
+            tuple(Probe.from_dict(probe) for probe in record["probes"]),
+            tuple(record["sources"]),
+            corrects=tuple(record.get("corrects", ())),
+        )
+
     def facts(self) -> tuple[TrainingText, ...]:
         """The texts that carry what is new: kinds ``fact`` and ``explicit``."""
         return tuple(text for text in self.texts if text.kind in ("fact", "explicit"))

@@ -98,6 +98,8 @@ class Decision:
     """Rounds of training: texts, steps, the questions then ``missing``, which one was ``kept``."""
     again: dict[str, list[str]] = field(default_factory=dict)
     """Weak facts of earlier lessons that were trained again with this one, by lesson."""
+    origin: dict[str, Any] = field(default_factory=dict)
+    """Where a lesson from another home came from, and what it tells otherwise; else empty."""
 
     @property
     def accepted(self) -> bool:
@@ -122,6 +124,7 @@ class Decision:
             "thresholds": self.thresholds,
             "rounds": [dict(one) for one in self.rounds],
             "again": {lesson: list(groups) for lesson, groups in self.again.items()},
+            **({"origin": dict(self.origin)} if self.origin else {}),
         }
 
     @classmethod
@@ -134,6 +137,7 @@ class Decision:
             record.get("thresholds", ""),
             [dict(one) for one in record.get("rounds", ())],
             dict(record.get("again", {})),
+            dict(record.get("origin", {})),
         )
 
 

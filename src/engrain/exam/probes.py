@@ -29,12 +29,8 @@ RECALL_KINDS: tuple[ProbeKind, ...] = ("recall", "paraphrase", "correction")
 """The kinds that ask for what a lesson told."""
 
 
-class ExamEngine(Protocol):
-    """What an exam needs of an engine (``engrain.model.engine.Engine`` has it)."""
-
-    @property
-    def loaded(self) -> Any:
-        """The loaded model, of which the tokenizer and the longest input are used."""
+class Answering(Protocol):
+    """What answers probes."""
 
     def generate(
         self,
@@ -45,6 +41,14 @@ class ExamEngine(Protocol):
         batch_size: int = ...,
     ) -> list[str]:
         """Answer each conversation, in order."""
+
+
+class ExamEngine(Answering, Protocol):
+    """What an exam needs of an engine (``engrain.model.engine.Engine`` has it)."""
+
+    @property
+    def loaded(self) -> Any:
+        """The loaded model, of which the tokenizer and the longest input are used."""
 
     def log_likelihood(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
         """Sum of log probabilities of each continuation, and its number of tokens."""
@@ -83,7 +87,7 @@ class ProbeResult:
 
 
 def ask(
-    engine: ExamEngine, probes: Sequence[Probe], *, max_new_tokens: int = ANSWER_TOKENS
+    engine: Answering, probes: Sequence[Probe], *, max_new_tokens: int = ANSWER_TOKENS
 ) -> list[ProbeResult]:
     """Ask every probe greedily and score it; results are in the order of the probes.
 

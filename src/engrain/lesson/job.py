@@ -21,11 +21,11 @@ from engrain.errors import ConfigError, GateRefused, NothingToLearnError, Resume
 from engrain.exam.decision import GateThresholds
 from engrain.learn.recipe import Recipe, named
 from engrain.ledger.lock import named_errors
-from engrain.lesson import cost, writers, zero
+from engrain.lesson import cost, travel, writers, zero
 from engrain.lesson.asked import Asked, OnProgress
 from engrain.lesson.brought import Known, Lot, Survey, Which, read_all, survey
 from engrain.lesson.folder import POCKET, HomeFolder
-from engrain.lesson.stages import Outcome, Stages, lesson_to_dict
+from engrain.lesson.stages import Arrived, Outcome, Stages
 from engrain.lesson.writers import Chosen
 from engrain.study.again import more_wordings
 from engrain.study.curation import curate
@@ -259,7 +259,7 @@ class Jobs:
             job = self.begin(chosen, self.home.config.learn.seed, told, **payload)
             if studied is not None:
                 name = str(self.home.ledger.get_job(job).payload["lesson"])
-                record = lesson_to_dict(replace(studied, id=name))
+                record = replace(studied, id=name).to_dict()
                 self.home.ledger.advance(job, "studied", record)
             return self.run(job, on_progress, require, on_studied)
 
@@ -282,11 +282,11 @@ class Jobs:
             found.memory.check()
         return found
 
-    def begin(self, recipe: Recipe, seed: int, told: cost.Estimate, **source: Any) -> str:
+    def begin(self, recipe: Recipe, seed: int, told: cost.Estimate | None, **source: Any) -> str:
         """A new job, with all that a resume must find as it was; gives its name.
 
         ``source`` are digests of ``conversations``, ``examples`` and who asks the questions, or the
-        lesson that is learned ``again``.
+        lesson that is learned ``again``, or what ``arrived``.
         """
         payload = {
             "conversations": [],
@@ -297,8 +297,8 @@ class Jobs:
             "seed": seed,
             "state": self.home.ledger.current().digest,
             "lesson": self.home.ledger.new_lesson_id(),
-            "estimate": told.seconds,
-            "estimated_parts": dict(told.parts),
+            "estimate": told.seconds if told else None,
+            "estimated_parts": dict(told.parts) if told else {},
             # Fixed before training: a resumed job is judged by the same thresholds.
             "gate": asdict(self.home.config.gate),
             "panel": self.asked().kept.panel.digest,
@@ -306,6 +306,26 @@ class Jobs:
         job = self.home.ledger.create_job("learn", payload)
         self.home.ledger.advance(job, "logged")
         return job
+
+    def arrive(
+        self, path: Path, on_progress: OnProgress | None = None, require: bool = False
+    ) -> Outcome:
+        """Examine the lesson of a file as a candidate, as if it had been learned here.
+
+        Raises:
+            LessonFileError: the file is damaged, of another base, or holds no lesson.
+            UsageError: the lesson is in force already.
+        """
+        found = travel.arrived(path, self.home.ledger)
+        travel.check_fit(found, self.asked().served.loaded.stored(), path)
+        with self.home.lock.hold("import a lesson"):
+            arrived = {
+                "adapter": self.home.blobs.put(found.portable.adapter),
+                "lesson": found.lesson.to_dict(),
+                "origin": found.origin(self.home.ledger.current().digest),
+            }
+            job = self.begin(found.recipe, found.seed, None, arrived=arrived)
+            return self.run(job, on_progress, require)
 
     def resume(
         self, job: str, on_progress: OnProgress | None = None, require: bool = False
@@ -327,12 +347,14 @@ class Jobs:
         given, recipe = job.payload, Recipe.from_dict(job.payload["recipe"])
         conversations = [self.home.ledger.get_conversation(d) for d in given["conversations"]]
         examples = [TrainingText.from_dict(item) for item in given["examples"]]
-        again = given.get("again")
+        again, arrived = given.get("again"), given.get("arrived")
         # A job of before writers had names has none.
         writer = writers.kept(given.get("writer", writers.SELF), self.home.config.model)
 
         def study() -> Lesson:
             lesson = str(given["lesson"])
+            if arrived:
+                return replace(Lesson.from_dict(arrived["lesson"]), id=lesson)
             if again:
                 return replace(self.home.ledger.lesson(again), id=lesson)
             found = self._study(conversations, examples, lesson, writer, on_progress)
@@ -375,12 +397,13 @@ class Jobs:
                 noise=asked.known_noise(),
                 checkpoint=self.home.path / "jobs" / f"{name}.checkpoint",
                 gate=gate.enabled,
+                arrived=Arrived(arrived["adapter"], arrived["origin"]) if arrived else None,
                 on_progress=on_progress or (lambda stage, done, total: None),
             )
             outcome = stages.run(study, reword)
         if again and outcome.accepted:
             self._retire(again)
-        if not job.reached("studied"):
+        if not job.reached("studied") and not arrived:
             # A resumed job did part of its work before: its seconds would mislead.
             told = given.get("estimated_parts", {})
             self._prices(recipe, writer).correct(asked.served.loaded, told, outcome.parts)

@@ -38,7 +38,7 @@ from engrain.learn.learner import Further, Learner
 from engrain.learn.recipe import Recipe
 from engrain.ledger.ledger import Ledger
 from engrain.ledger.records import LessonRecord, Status
-from engrain.lesson import effect
+from engrain.lesson import contradiction, effect
 from engrain.lesson.asked import Asked, OnProgress
 from engrain.lesson.served import Served
 from engrain.lesson.weak import asked_for, missed, questions
@@ -133,10 +133,19 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Arrived:
+    """A lesson that was learned in another home: its adapter's digest, and where it came from."""
+
+    adapter: str
+    origin: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Stages:
     """The stages of one job; everything that they need is given, nothing is looked up.
 
-    ``checkpoint`` is the file from which an interrupted run of the learner continues.
+    ``checkpoint`` is the file from which an interrupted run of the learner continues. What
+    ``arrived`` is examined as it is: nothing is trained.
     """
 
     job: str
@@ -149,6 +158,7 @@ class Stages:
     noise: NoiseBand
     checkpoint: Path
     gate: bool = True
+    arrived: Arrived | None = None
     on_progress: OnProgress = lambda stage, done, total: None
     _memo: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -165,7 +175,7 @@ class Stages:
         self.served.refresh()
         lesson = self._studied(study)
         studied = time.perf_counter()
-        probes, superseded = self.asked.questions(lesson, weak_first=self.recipe.mastery)
+        probes, superseded = self._questions(lesson)
         known = self.asked.known_panel(parent)
         before = self._examined("examined_before", probes, known)
         if known is None and before.panel is not None:
@@ -197,6 +207,14 @@ class Stages:
         self._committed(outcome, kept.trained["adapter"])
         return outcome
 
+    def _questions(self, lesson: Lesson) -> tuple[dict[str, tuple[Probe, ...]], list[str]]:
+        """Probes by lesson, and those that are not true any more; what arrived corrects none."""
+        if self.arrived is None:
+            return self.asked.questions(lesson, weak_first=self.recipe.mastery)
+        chosen, superseded = self.asked.questions()
+        chosen = contradiction.beside(chosen, lesson, self.asked.lessons())
+        return {**chosen, lesson.id: lesson.probes}, superseded
+
     def _round(
         self,
         stages: tuple[str, str],
@@ -217,7 +235,7 @@ class Stages:
     ) -> list[Round]:
         """One more round for the facts that the first left missing; none where there are none."""
         groups = asked_for(first.lesson, first.missing)
-        if self.recipe.rounds < 2 or not groups:
+        if self.recipe.rounds < 2 or not groups or self.arrived:
             return []
         lesson, further = self._studied_again(first.lesson, groups, reword)
         if not further:
@@ -278,9 +296,9 @@ class Stages:
                         "The conversation holds nothing that the model does not know already.",
                         remedy="See `engrain learn --dry-run` for what was dropped and why.",
                     )
-            return lesson_to_dict(lesson)
+            return lesson.to_dict()
 
-        return lesson_from_dict(self._once("studied", work))
+        return Lesson.from_dict(self._once("studied", work))
 
     def _studied_again(
         self, lesson: Lesson, groups: Sequence[str], reword: Reword
@@ -326,6 +344,14 @@ class Stages:
         self, stage: str, lesson: Lesson, first: Round | None, further: frozenset[str]
     ) -> dict[str, Any]:
         def work() -> dict[str, Any]:
+            if self.arrived:
+                return {
+                    "adapter": self.arrived.adapter,
+                    "losses": [],
+                    "seconds": 0.0,
+                    "peak_memory_bytes": 0,
+                    "again": {},
+                }
             recipe, begun = self.recipe, None
             if first:
                 recipe = recipe.further(len(first.trained["losses"]))
@@ -399,7 +425,12 @@ class Stages:
                 wanted = "; ".join(told[0]["missing"])
                 found[kept].reasons.append(f"A second round was trained for: {wanted}.{fate}")
             again = rounds[kept].trained.get("again", {})
-            return replace(found[kept], rounds=told, again=again).to_dict()
+            decision = replace(found[kept], rounds=told, again=again)
+            if self.arrived:
+                one, earlier = rounds[kept], self.asked.lessons()
+                against = contradiction.found(one.lesson, earlier, before, one.exam)
+                decision = contradiction.decided(decision, self.arrived.origin, against)
+            return decision.to_dict()
 
         return Decision.from_dict(self._once("decided", work))
 
@@ -453,27 +484,3 @@ class Stages:
 def versions() -> dict[str, str]:
     """Versions of what a result depends on."""
     return {name: version(name) for name in ("engrain", "torch", "transformers", "peft")}
-
-
-def lesson_to_dict(lesson: Lesson) -> dict[str, Any]:
-    """A lesson as JSON-ready values."""
-    return {
-        "id": lesson.id,
-        "title": lesson.title,
-        "texts": [text.to_dict() for text in lesson.texts],
-        "probes": [probe.to_dict() for probe in lesson.probes],
-        "sources": list(lesson.sources),
-        "corrects": list(lesson.corrects),
-    }
-
-
-def lesson_from_dict(record: Mapping[str, Any]) -> Lesson:
-    """The lesson that :func:`lesson_to_dict` gave."""
-    return Lesson(
-        record["id"],
-        record["title"],
-        tuple(TrainingText.from_dict(text) for text in record["texts"]),
-        tuple(Probe.from_dict(probe) for probe in record["probes"]),
-        tuple(record["sources"]),
-        corrects=tuple(record.get("corrects", ())),
-    )

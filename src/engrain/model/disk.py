@@ -51,7 +51,11 @@ def megabytes(count: int) -> int:
     return round(count / 1e6)
 
 
-def need_room(folder: Path, count: int) -> None:
+def need_room(
+    folder: Path,
+    count: int,
+    remedy: str = f"Free some space, or set {MODELS_VARIABLE} to a folder on another disk.",
+) -> None:
     """Check that a disk has room.
 
     Raises:
@@ -62,7 +66,7 @@ def need_room(folder: Path, count: int) -> None:
     if free < count + SPARE:
         raise DiskFullError(
             f"{folder} needs {megabytes(count + SPARE)} MB and has {megabytes(free)} MB free.",
-            remedy=f"Free some space, or set {MODELS_VARIABLE} to a folder on another disk.",
+            remedy=remedy,
         )
 
 

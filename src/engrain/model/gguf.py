@@ -35,8 +35,10 @@ CLASSES = {
 """The families that are read, by what GGUF calls the architecture."""
 ALIGNMENT = 64
 """Bytes at which the tensors begin: mapped weights are then read as fast as private ones."""
+METADATA_FILE = "metadata.gguf"
+"""The head of the file that a folder was made of, without tensors: an export copies it."""
 
-_LAYER = {
+LAYER = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -49,13 +51,13 @@ _LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_GEMMA_LAYER = {
-    **_LAYER,
+GEMMA_LAYER = {
+    **LAYER,
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
-_EMBEDDING, _OUTPUT = "token_embd.weight", "output.weight"
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 _IGNORED = ("rope_freqs.weight",)
 """Tensors that the configuration says already."""
 
@@ -86,6 +88,7 @@ def convert(path: Path, folder: Path, progress: Progress | None = None) -> None:
             json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8"
         )
         write_tokenizer(file.metadata, folder, str(path))
+        (folder / METADATA_FILE).write_bytes(file.head())
         _write_tensors(file, sources, folder / "model.safetensors", progress)
     except (EngrainError, OSError):
         raise
@@ -130,7 +133,7 @@ def read_config(file: GGUFFile) -> dict[str, Any]:
         "num_key_value_heads": int(get("attention.head_count_kv", heads)),
         "rms_norm_eps": get("attention.layer_norm_rms_epsilon"),
         "tie_word_embeddings": _is_tied(file, family, hidden),
-        "vocab_size": file.tensors[_EMBEDDING].shape[0],
+        "vocab_size": file.tensors[EMBEDDING].shape[0],
     }
     for name in ("bos", "eos", "padding"):
         place = file.metadata.get(f"tokenizer.ggml.{name}_token_id")
@@ -178,11 +181,11 @@ def _is_tied(file: GGUFFile, family: str, hidden: int) -> bool:
     Some files of tied models hold the output matrix once more, in better precision than the
     embedding; a file does not say so, but the sizes at which the families' publishers tie do.
     """
-    if _EMBEDDING not in file.tensors:
+    if EMBEDDING not in file.tensors:
         raise UnsupportedModelError(
-            f"{file.path} has no {_EMBEDDING}.", remedy="Give the file of a whole model."
+            f"{file.path} has no {EMBEDDING}.", remedy="Give the file of a whole model."
         )
-    if _OUTPUT not in file.tensors or family == "gemma3":
+    if OUTPUT not in file.tensors or family == "gemma3":
         return True
     # Qwen2.5 up to 3B (2048) and Qwen3 up to 4B (2560) tie. Without that knowledge a matrix that
     # is really another one would be thrown away, so the two copies are compared as well.
@@ -191,9 +194,9 @@ def _is_tied(file: GGUFFile, family: str, hidden: int) -> bool:
 
 def _nearly_equal(file: GGUFFile) -> bool:
     """Whether embedding and output matrix are two roundings of one: by their first rows."""
-    if file.tensors[_EMBEDDING].shape != file.tensors[_OUTPUT].shape:
+    if file.tensors[EMBEDDING].shape != file.tensors[OUTPUT].shape:
         return False
-    one, other = (next(file.read(name))[:256].flatten() for name in (_EMBEDDING, _OUTPUT))
+    one, other = (next(file.read(name))[:256].flatten() for name in (EMBEDDING, OUTPUT))
     return bool(torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.95)
 
 
@@ -263,15 +266,15 @@ def _sources(file: GGUFFile, config: Mapping[str, Any]) -> dict[str, _Source]:
     """The tensors of the converted model by their published names, and where each comes from."""
     family = file.metadata["general.architecture"]
     tied = config["tie_word_embeddings"]
-    names = _GEMMA_LAYER if family == "gemma3" else _LAYER
+    names = GEMMA_LAYER if family == "gemma3" else LAYER
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     found: dict[str, _Source] = {}
     for stored, tensor in file.tensors.items():
         prefix, _, rest = stored.partition(".")
-        if stored == _EMBEDDING:
-            best = _OUTPUT if tied and _OUTPUT in file.tensors else _EMBEDDING
+        if stored == EMBEDDING:
+            best = OUTPUT if tied and OUTPUT in file.tensors else EMBEDDING
             found["model.embed_tokens.weight"] = _Source(best, tensor.shape)
-        elif stored == _OUTPUT:
+        elif stored == OUTPUT:
             if not tied:
                 found["lm_head.weight"] = _Source(stored, tensor.shape)
         elif stored == "output_norm.weight":

@@ -78,7 +78,17 @@ class GGUFFile:
         with path.open("rb") as file:
             header = _Header(file, path, self.size)
             self.metadata: dict[str, Any] = header.metadata
+            self.kinds = header.kinds
+            self._pairs = header.pairs
             self.tensors: dict[str, StoredTensor] = {t.name: t for t in header.tensors()}
+
+    def head(self) -> bytes:
+        """The metadata alone: a whole GGUF file that holds no tensor."""
+        count, start, end = self._pairs
+        with self.path.open("rb") as file:
+            version = file.read(8)
+            file.seek(start)
+            return version + struct.pack("<QQ", 0, count) + file.read(end - start)
 
     def read(self, name: str, rows: Iterator[int] | np.ndarray | None = None) -> Iterator[Tensor]:
         """The values of one tensor as fp32, some rows at a time, in order or as ``rows`` says."""
@@ -131,9 +141,15 @@ class _Header:
             )
         self.count, pairs = self._count(), self._count()
         self.metadata = {}
+        self.kinds: dict[str, tuple[int, int | None]] = {}
+        """The type of each value, and of the values in it where it is an array."""
+        begin = file.tell()
         for _ in range(pairs):
-            key = self._string()
-            self.metadata[key] = self._value(self._number("<u4"))
+            key, kind = self._string(), self._number("<u4")
+            self._inner: int | None = None
+            self.metadata[key] = self._value(kind)
+            self.kinds[key] = (kind, self._inner)
+        self.pairs = (pairs, begin, file.tell())
 
     def tensors(self) -> list[StoredTensor]:
         """The directory of tensors, checked against the length of the file."""
@@ -188,6 +204,7 @@ class _Header:
             return self._string()
         if kind == _ARRAY:
             inner, count = self._number("<u4"), self._count()
+            self._inner = inner
             if inner in _NUMBERS:
                 width = np.dtype(_NUMBERS[inner]).itemsize
                 return np.frombuffer(self._bytes(count * width), _NUMBERS[inner]).tolist()

@@ -129,6 +129,14 @@ def _byte_level(metadata: Mapping[str, Any], vocabulary: dict[str, int], source:
     )
     if rule in COMPOSED:
         tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = splitter(rule)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    return tokenizer
+
+
+def splitter(rule: str) -> Any:
+    """How a rule of :data:`RULES` splits text before merging."""
     pattern = RULES[rule]
     steps: list[Any] = []
     if rule in SINGLE_DIGITS:
@@ -136,10 +144,7 @@ def _byte_level(metadata: Mapping[str, Any], vocabulary: dict[str, int], source:
     if pattern is not None:
         steps.append(pre_tokenizers.Split(Regex(pattern), behavior="isolated", invert=False))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    return tokenizer
+    return pre_tokenizers.Sequence(steps)
 
 
 def _sentence_pieces(

@@ -75,7 +75,7 @@ def load_model(
             f"The files of {source!r} in {folder} are not as they were made.",
             remedy=f"Delete {folder} and get the model again.",
         )
-    with _quiet():
+    with quiet():
         tokenizer = _load_tokenizer(folder, source)
         model = _load_weights(folder, source, live)
     return assemble(
@@ -120,7 +120,7 @@ def outline(source: str, *, dtype: str = AUTO, device: str = AUTO) -> Outline:
     located = locate(source, True)
     _read_config(located.folder, source)
     _weight_files(located.folder, source)
-    with _quiet():
+    with quiet():
         tokenizer = _load_tokenizer(located.folder, source)
         config = _architecture(located.folder, source)
         try:
@@ -367,7 +367,7 @@ def _turn_end(tokenizer: Any) -> int | None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers' progress bars and notes off the terminal."""
     from transformers.utils import logging
 

@@ -262,7 +262,9 @@ def _highest(paths: list[str], share: float) -> list[str]:
 def settings_of(config: Any) -> dict[str, Any]:
     """What PEFT writes into its settings file, as JSON-ready values in one order."""
     # PEFT keeps target modules as a set: sort them so that equal adapters have equal bytes.
-    return {key: _plain(value) for key, value in sorted(config.to_dict().items())}
+    found = {key: _plain(value) for key, value in sorted(config.to_dict().items())}
+    # Where the base lies on this machine is no part of a lesson, which may travel.
+    return {**found, "base_model_name_or_path": None}
 
 
 def _plain(value: Any) -> Any:
