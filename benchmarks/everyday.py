@@ -5,7 +5,8 @@
     python -m benchmarks.everyday learn --model ... --days 1
 
 ``view`` asks each day's probes after that day's chats; ``study`` counts the items (pairs of
-probes) whose answer is the value of a fact of the lesson, and the traps among its values;
+probes) whose answer is the value of a fact of the lesson, and the traps among its values,
+and asks the probes with the day's lesson in view instead of its chats;
 ``learn`` trains a lesson on each day and asks without the chats. The stream is not shipped:
 ``--stream`` names it.
 """
@@ -26,6 +27,8 @@ from engrain.data.lessons import Lesson, Probe
 from engrain.data.messages import Message
 from engrain.data.streams import Day, read_stream
 
+WORDINGS = 2
+"""Wordings of each fact that stand in view of the probes."""
 STREAM = Path("../shared/data/everyday/everyday_dev.jsonl")
 
 
@@ -163,6 +166,33 @@ def study(engine: Any, days: Sequence[Day], args: Any) -> tuple[dict[str, Any], 
     return {"figures": figures, "days": records}, lessons
 
 
+def from_lessons(engine: Any, days: Sequence[Day], lessons: Sequence[Lesson]) -> dict[str, Any]:
+    """Ask each day's probes with its lesson's own questions and answers in view, not its chats.
+
+    What can't be answered from them can't be answered by what learned them: that a value is
+    somewhere in a lesson does not say that it is asked for.
+    """
+    from engrain.exam.probes import passes
+
+    marks, wrong = [], []
+    by_name = {lesson.id: lesson for lesson in lessons}
+    for day in days:
+        shown: list[Message] = []
+        groups: dict[str, int] = {}
+        for text in by_name[day.id].facts() if day.id in by_name else ():
+            groups[text.group] = groups.get(text.group, 0) + 1
+            if groups[text.group] <= WORDINGS:
+                shown += text.messages[-2:]
+        prompts = [[*shown, *probe.messages] for probe in day.probes]
+        answers = engine.generate(prompts, max_new_tokens=32, batch_size=32, exact=False)
+        for probe, answer in zip(day.probes, answers, strict=True):
+            passed = passes(probe, answer)
+            marks.append((probe.kind, passed))
+            if not passed:
+                wrong.append([probe.id, probe.kind, probe.messages[-1].content, answer])
+    return {"figures": counted(marks), "wrong": wrong}
+
+
 def kept_lessons(days: Sequence[Day], args: Any) -> tuple[dict[str, Any], list[Any]] | None:
     """The lessons of an earlier study, where the folder holds one for each day."""
     files = [args.lessons / f"{day.id}.json" for day in days] if args.lessons else []
@@ -276,6 +306,11 @@ def main() -> int:
     else:
         result, lessons = kept_lessons(days, args) or study(engine, days, args)
         rows = [[k, str(v)] for k, v in result["figures"].items()]
+        result["from_lessons"] = from_lessons(engine, days, lessons)
+        rows += [
+            [f"{kind}, the lesson in view", f"{v['right']} of {v['asked']}"]
+            for kind, v in result["from_lessons"]["figures"].items()
+        ]
         if args.part == "learn":
             result["learned"] = learn(loaded, engine, days, lessons, args)
             last = result["learned"]["days"][-1]["all"]

@@ -74,6 +74,11 @@ ROWS: tuple[tuple[str, str, Row], ...] = (
         lambda r: f"{r['figures']['items']['found']} of {r['figures']['items']['asked']}",
     ),
     ("study", "the same: traps learned", lambda r: f"{r['figures']['traps']}"),
+    (
+        "lessons",
+        "with the day's lesson in view instead of its chats: answers what was told",
+        lambda r: counts(r["from_lessons"]["figures"], RECALL_KINDS),
+    ),
     ("learn", "days learned, one after the other", lambda r: f"{len(r['learned']['days'])}"),
     ("learn", "closed book, all days: recall", lambda r: counts(last(r), RECALL_KINDS)),
     ("learn", "the same: says what it was not told", lambda r: counts(last(r), ["abstention"])),
@@ -87,7 +92,7 @@ def everyday(folder: Path = RESULTS) -> str:
     models = [
         item.name
         for item in catalogue.entries()
-        if any(of(part, item.name, folder) for part in ("view", "study", "learn"))
+        if any(of(part, item.name, folder) for part in ("view", "study", "lessons", "learn"))
     ]
     if not models:
         return UNKNOWN

@@ -199,6 +199,18 @@ def test_what_an_earlier_lesson_taught_is_corrected_in_its_own_wordings():
     assert {"Wohin fahren wir?", "Wohin geht es?"} <= asked
 
 
+def test_a_question_that_fits_any_talk_corrects_nothing():
+    class Vague(Scripted):
+        def log_likelihood(self, pairs, **how):
+            found = super().log_likelihood(pairs, **how)
+            asked = [text == "Wohin?" and self.mark in prompt for prompt, text in pairs]
+            return [(-5.0, 4) if vague else one for vague, one in zip(asked, found, strict=True)]
+
+    old = Lesson("old", "", (TrainingText(chat("Wohin?", "Nach Bonn."), "fact", "Wohin: Bonn"),))
+    assert lesson_of(Scripted(), earlier=[old]).lesson.corrects == ("Wohin: Bonn",)
+    assert lesson_of(Vague(), earlier=[old]).lesson.corrects == ()
+
+
 def test_a_question_about_another_thing_is_not_corrected():
     old = Lesson(
         "old", "", (TrainingText(chat(ELSEWHERE, "Nach Bonn."), "fact", f"{ELSEWHERE}: Bonn"),)

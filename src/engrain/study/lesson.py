@@ -42,6 +42,9 @@ ASKED = 3
 NO_USER = "nothing that the user said is left after curation"
 WISHED = "wish "
 """What the groups of wishes begin with; no ": " is in them, since a wish is no answer."""
+CORRECTS = 1.5
+"""Nats a token by which an old question must gain from what corrects its answer: those of seven
+true corrections gained 1.7 to 5.4; of 44 others that had an answer two gained more than 1.5."""
 STATED = "no question about it passes, so your sentence is learned as it is"
 FEW = "it has too few wordings to hold one out"
 
@@ -322,11 +325,12 @@ def _corrections(checks: Checks, facts: Sequence[Fact], earlier: Sequence[Lesson
         if not says_unknown(answer) and not holds(answer, name.rpartition(": ")[2])
     ]
     pairs = [(asked[name][0].question, answer) for name, answer in changed]
-    sure = zip(changed, reader.believes(pairs), reader.gains(pairs), strict=True)
+    fits = reader.fits([question for question, _ in pairs])
+    sure = zip(changed, reader.believes(pairs), reader.gains(pairs), fits, strict=True)
     corrected = []
-    for (name, answer), belief, gain in sure:
+    for (name, answer), belief, gain, fit in sure:
         new = next((fact for fact in facts if holds(answer, fact.value)), None)
-        if belief <= checks.belief or gain <= GAIN or new is None:
+        if belief <= checks.belief or gain <= GAIN or fit <= CORRECTS or new is None:
             continue
         if not owned(new, [asked[name][0].question], checks)[0]:
             continue
