@@ -66,7 +66,7 @@ class Effort:
 
 EFFORTS = {
     "low": Effort(lists=0, questions=0, rewordings=0, wordings=8, near=6),
-    "normal": Effort(lists=1, questions=3, rewordings=1, wordings=10, near=8),
+    "normal": Effort(lists=3, questions=3, rewordings=2, wordings=10, near=8),
     "high": Effort(lists=6, questions=6, rewordings=3, wordings=24, near=16),
 }
 

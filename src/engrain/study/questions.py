@@ -59,16 +59,19 @@ def add_wordings(
     ``known`` are shapes of questions that must not be proposed; ``turn`` tells samplings apart.
     """
     view = checks.reader.view
-    asked, owners = [], []
+    asked: list[tuple[Fact, str]] = []
+    sampled: list[tuple[Fact, str]] = []
     for fact in facts:
-        for wording in fact.wordings[:WORDED] if len(fact.wordings) < most else ():
-            text = requests.WORDINGS.format(question=wording.question, answer=fact.value)
-            asked.append(text)
-            owners.append(fact)
-    texts = list(zip(owners, writer.write(view, asked, temperature=0.0, turn=turn), strict=True))
-    for sample in range(samples):
-        sampled = writer.write(view, asked, temperature=0.8, turn=turn + 1 + sample)
-        texts += zip(owners, sampled, strict=True)
+        if len(fact.wordings) < most:
+            own = [(fact, _other_ways(fact, w)) for w in fact.wordings[:WORDED]]
+            asked += own
+            # A fact with a single wording is asked for as often as the others.
+            sampled += [own[number % len(own)] for number in range(WORDED * samples)]
+    texts: list[tuple[Fact, str]] = []
+    for wanted, temperature in ((asked, 0.0), (sampled, 0.8)):
+        ways = [text for _, text in wanted]
+        found = writer.write(view, ways, temperature=temperature, turn=turn + bool(temperature))
+        texts += [(fact, text) for (fact, _), text in zip(wanted, found, strict=True)]
     met = {*known, *(shape(w.question) for fact in facts for w in fact.wordings)}
     left: dict[int, list[str]] = {id(fact): [] for fact in facts}
     for fact, text in texts:
@@ -87,6 +90,10 @@ def add_wordings(
             if one is not None and len(fact.wordings) < most:
                 fact.wordings.append(one)
         keep_own(facts, checks)
+
+
+def _other_ways(fact: Fact, wording: Checked) -> str:
+    return requests.WORDINGS.format(question=wording.question, answer=fact.value)
 
 
 def keep_own(facts: Sequence[Fact], checks: Checks) -> None:
