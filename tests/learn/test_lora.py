@@ -69,7 +69,13 @@ def test_a_fold_has_the_bits_of_sums_in_order_on_any_processor(
     out, rank, columns = shape
     torch.manual_seed(0)
     b, a = torch.randn(out, rank), torch.randn(rank, columns)
+    calls: list[str] = []
+    run = kernels.run
+    monkeypatch.setattr(
+        kernels, "run", lambda name, *given: (calls.append(name), run(name, *given))[1]
+    )
     found = product(b, a)
+    assert calls == ["engrain_low_rank"] * (kernels.library() is not None)
     torch.testing.assert_close(found, b @ a, rtol=1e-4, atol=1e-4)
     # The definition in another library, whose sums nobody orders anew.
     total = b.numpy()[:, :1] * a.numpy()[:1]

@@ -133,11 +133,17 @@ def test_surprise_is_what_likelihood_says_token_by_token(monkeypatch: Any) -> No
         assert (a, b) == (c, d) and one == pytest.approx(other, abs=1e-4)
 
 
-def test_samples_of_one_answer_are_those_of_calls_apart() -> None:
+def test_samples_of_one_answer_are_those_of_calls_apart(monkeypatch: Any) -> None:
     engine = Engine(tiny_model("llama"))
     prompts = [(Message("user", "One?"),)] * 3 + [(Message("user", "Another one?"),)]
     how: dict[str, Any] = {"max_new_tokens": 8, "temperature": 0.9, "seed": 4}
+    forward, rows = engine._forward, []
+    padded = forward.padded
+    monkeypatch.setattr(
+        forward, "padded", lambda r, *, left: (rows.append(len(r)), padded(r, left=left))[1]
+    )
     together = engine.generate(prompts, exact=False, **how)
+    assert max(rows) == 2, "a prompt of three samples is read once"
     assert together == engine.generate(prompts, **how)
     assert len(set(together)) > 1
 
