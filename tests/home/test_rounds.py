@@ -162,6 +162,7 @@ def test_what_is_missing_is_trained_once_more(home: Home, scripted: Scripted) ->
     outcome = scripted.learn(home, on_progress=lambda stage, *_: told.add(stage))
     assert {"studied_again", "trained_again", "examined_again"} <= told
     first, second = scripted.runs
+    assert first["memo"] is second["memo"], "what the model was before is computed once"
     assert scripted.reworded == [[group("kite", 1)]], "of the missing fact alone"
     assert second["further"].questions == {"The kite, which is it?"}
     assert second["recipe"].max_steps <= first["recipe"].max_steps // 2
