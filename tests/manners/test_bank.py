@@ -66,6 +66,23 @@ def test_most_of_what_is_asked_after_a_talk_was_told() -> None:
     assert 0.05 <= sum(map(says_unknown, asked)) / len(asked) <= 0.2
 
 
+def test_as_much_is_written_as_is_wanted_of_each_kind() -> None:
+    few, many = (
+        [sum("one a line" in t.question or "One line" in t.question for t in step) for step in made]
+        for made in (data.steps(40, 3, 16, 2), data.steps(40, 3, 16, 8))
+    )
+    assert max(few) == 2 and sorted(many)[20] == 8 == max(many)
+
+
+def test_a_piece_is_shown_with_the_words_around_it_and_asked_for_in_one_line() -> None:
+    rng = random.Random(1)
+    one = bank.drawn(next(bank.read(bank.FOLDER / "en-home.jsonl")), rng)
+    for fact in one["facts"]:
+        asked, line = data.piece(one["talk"][fact["from"]], fact, rng)
+        value, bar, question = line.partition(" | ")
+        assert value == fact["value"] in asked and bar and question in fact["asks"]
+
+
 def test_the_requests_are_those_of_self_study() -> None:
     asked = {m.content for t in data.texts(200, 2) for m in t.messages if m.role == "user"}
     for begins in (requests.CLAIMS, requests.WORDINGS, requests.NEAR, requests.VERDICT):

@@ -75,7 +75,10 @@ def test_a_wish_gets_further_requests_that_show_its_mark():
 
 
 def test_secrets_are_not_read_again():
-    told = chat("Mein Passwort ist hunter2-Zz9!, und wir fahren nach Ulm.", "Gut.")
     engine = Scripted({"Other ways": "Wohin reisen wir?"})
+    told = chat("Mein Passwort ist hunter2-Zz9!, und wir fahren nach Ulm.", "Gut.")
     fresh(None, ULM, told=told, engine=engine)
-    assert not any("hunter2" in question for question in engine.asked)
+    assert not engine.asked, "the message is left out as a whole"
+    told = chat("Mein Boot ist aus Holz, und wir fahren nach Ulm.", "Gut.")
+    fresh(None, ULM, told=told, engine=engine)
+    assert any("nach Ulm" in question for question in engine.asked)

@@ -13,8 +13,8 @@ from engrain.data.messages import Conversation, Message
 from engrain.model.engine import Engine
 from engrain.model.testing import byte_tokenizer, tiny_model
 from engrain.study import pieces as module
-from engrain.study.lesson import make_lesson
-from engrain.study.pieces import Piece, most_surprising, pieces
+from engrain.study.lesson import EFFORTS, make_lesson
+from engrain.study.pieces import Piece, most_surprising, piece_of, pieces
 from engrain.study.reader import Reader
 
 UNKNOWN = "Das weiß ich nicht. Das hast du mir nicht gesagt."
@@ -94,7 +94,8 @@ def test_any_text_has_pieces_or_none(text: str) -> None:
 def test_a_thing_that_no_list_has_is_asked_for_and_learned() -> None:
     engine = Surprised("Jule")
     lesson = make_lesson(engine, [Conversation(tuple(chat(SAID, "Schön.")))], name="l").lesson
-    assert set(engine.begun) == {"Jule |"} and len(engine.begun) == 3, "in three samples"
+    asked = EFFORTS["normal"]
+    assert engine.begun == ["Jule |"] * (asked.pieces + asked.questions), "as piece, then as fact"
     facts = [(text.question, text.target) for text in lesson.texts if text.kind == "fact"]
     assert facts == [("Wer streicht den Kutter?", "Jule streicht ihn.")]
     assert all(text.group.endswith(": Jule") for text in lesson.texts)
@@ -103,7 +104,32 @@ def test_a_thing_that_no_list_has_is_asked_for_and_learned() -> None:
 def test_what_a_list_has_is_not_asked_for_again() -> None:
     engine = Surprised("Jule", lists="Jule | Wer streicht den Kutter?")
     make_lesson(engine, [Conversation(tuple(chat(SAID, "Schön.")))], name="l")
-    assert engine.begun == []
+    assert engine.begun == ["Jule |"] * EFFORTS["normal"].questions, "only in other words"
+
+
+def test_a_fact_is_asked_for_in_the_words_around_it_many_times() -> None:
+    ways = [f"Wer streicht {what}?" for what in ("ihn", "den Kutter", "Jules Kutter", "das Boot")]
+
+    class Asking(Surprised):
+        def generate(self, prompts: Any, *, prefixes: Any = None, **how: Any) -> list[str]:
+            if prefixes is None:
+                return super().generate(prompts, **how)
+            assert all(
+                "... liegt jetzt der Kutter, und Jule streicht" in p[-1].content for p in prompts
+            )
+            return [ways[i % len(ways)] for i in range(len(prefixes))]
+
+    engine = Asking(lists="Jule | Wer streicht den Kutter?")
+    lesson = make_lesson(engine, [Conversation(tuple(chat(SAID, "Schön.")))], name="l").lesson
+    asked = {text.question for text in lesson.texts if text.kind == "fact"}
+    asked |= {probe.messages[-1].content for probe in lesson.probes}
+    assert asked == set(ways), "each once"
+
+
+def test_a_value_that_is_not_found_as_it_is_has_the_first_words_around_it() -> None:
+    view = tuple(chat("  Die STRASSE liegt am Kai, sagt Jule.", "Ja."))
+    assert piece_of(view, 0, "kai").around == "Die STRASSE liegt am Kai, sagt Jule."
+    assert piece_of(view, 0, "Straße").around == "Die STRASSE liegt am Kai, ..."
 
 
 def test_with_low_effort_nothing_is_asked_for() -> None:

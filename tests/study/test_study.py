@@ -9,7 +9,7 @@ from engrain.data.messages import Conversation
 from engrain.errors import ConfigError, NothingToLearnError, UnknownNameError, UsageError
 from engrain.model.testing import byte_tokenizer
 from engrain.study import checks, requests
-from engrain.study.lesson import make_lesson
+from engrain.study.lesson import EFFORTS, make_lesson
 from engrain.study.reader import Reader, Room, in_context, windows
 from engrain.study.requests import WORKED
 from engrain.study.writer import EndpointWriter, ModelWriter
@@ -102,6 +102,41 @@ def test_what_is_only_supposed_is_doubted_and_never_taught():
 
 def test_a_wording_that_asks_for_something_else_is_dropped():
     assert ("Wann ist Ostern?", checks.NOT_READ) in lesson_of(Scripted()).questions
+
+
+@pytest.mark.parametrize("best", ["Wohin reisen wir?", "Wohin fahren wir am Freitag?"])
+def test_the_likeliest_question_names_the_fact_and_is_trained(best):
+    class WellPut(Scripted):
+        def log_likelihood(self, pairs, **how):
+            found = super().log_likelihood(pairs, **how)
+            return [
+                (-0.5, 4) if text == best and self.mark in prompt else one
+                for (prompt, text), one in zip(pairs, found, strict=True)
+            ]
+
+    lesson = lesson_of(WellPut()).lesson
+    assert list(lesson.groups()) == [f"{best.rstrip('?')}: Ulm"]
+    assert lesson.texts[0].question == best
+
+
+def test_no_more_questions_are_read_than_are_wanted_and_the_likeliest_of_them():
+    ways = [f"Wohin im Fall {i}?" for i in range(30)]
+
+    class WellPut(Scripted):
+        def log_likelihood(self, pairs, **how):
+            found = super().log_likelihood(pairs, **how)
+            likely = {question: -0.1 * i for i, question in enumerate(reversed(ways))}
+            return [
+                (likely[text], 4) if text in likely and self.mark in prompt else one
+                for (prompt, text), one in zip(pairs, found, strict=True)
+            ]
+
+    engine = WellPut()
+    engine.lists["Other ways"] = "\n".join(ways)
+    lesson_of(engine)
+    read = {question for question in engine.asked if question in ways}
+    wanted = EFFORTS["normal"].wordings - 1
+    assert read == set(ways[-(wanted + wanted // 2) :])
 
 
 ELSEWHERE = "Wohin reist der Reim?"

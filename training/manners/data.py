@@ -16,10 +16,13 @@ from engrain.data.general import anchors
 from engrain.data.lessons import TrainingText
 from engrain.data.messages import Message
 from engrain.study import requests
+from engrain.study.pieces import around
 from training.manners import bank
 
 Turn = tuple[str, str]
 """What the user says, and what is learned as the answer."""
+WRITING = ("claims", "wordings", "pieces", "near")
+"""The requests of self-study, of which a step has some of each."""
 
 
 def situations(files: Iterable[Path] | None = None) -> list[dict[str, Any]]:
@@ -33,27 +36,54 @@ def talk_of(situation: dict[str, Any]) -> list[Message]:
     return [Message(("user", "assistant")[i % 2], text) for i, text in enumerate(situation["talk"])]
 
 
-def studies(one: dict[str, Any], rng: random.Random) -> list[Turn]:
-    """The requests of self-study after a talk, with their answers."""
-    turns: list[Turn] = []
+def studies(one: dict[str, Any], rng: random.Random) -> dict[str, list[Turn]]:
+    """The requests of self-study after a talk, with their answers, by what they ask for."""
+    turns: dict[str, list[Turn]] = {kind: [] for kind in WRITING}
     for place, message in enumerate(one["talk"]):
         # Never "none": of two tokens, it is learned long before it is recognised when it is due.
         if place % 2 == 0 and (lines := claims(one, place, rng)):
-            turns.append((requests.claims_of(message).content, lines))
+            turns["claims"].append((requests.claims_of(message).content, lines))
     for fact in one["facts"]:
-        ask, value = rng.choice(fact["asks"][:3]), fact["value"]
+        ask, value = plain(fact, rng), fact["value"]
+        # In the bank's order, each make in its place: what comes next in a list is known, so a
+        # small model writes one of each instead of the same again.
         others = [a for a in fact["asks"] if a != ask]
-        rng.shuffle(others)
-        turns.append((requests.WORDINGS.format(question=ask, answer=value), "\n".join(others)))
+        turns["wordings"].append(
+            (requests.WORDINGS.format(question=ask, answer=value), "\n".join(others))
+        )
         near = [pair[0] for pair in fact["near"]]
-        rng.shuffle(near)
-        turns.append((requests.NEAR.format(question=ask, answer=value), "\n".join(near)))
+        turns["near"].append((requests.NEAR.format(question=ask, answer=value), "\n".join(near)))
+        turns["pieces"].append(piece(one["talk"][fact["from"]], fact, rng))
     for wish in one.get("instructions", ()):
         lines = "\n".join(f"{request} | {answer}" for request, answer in wish["follow"])
-        turns.append((requests.FOLLOW.format(wish=wish["wish"]), lines))
-    rng.shuffle(turns)
-    # Listing is what all else stands on.
-    return sorted(turns, key=lambda turn: not turn[0].startswith("Notes") or rng.random() < 0.5)
+        turns["near"].append((requests.FOLLOW.format(wish=wish["wish"]), lines))
+    for pool in turns.values():
+        rng.shuffle(pool)
+    return turns
+
+
+def piece(text: str, fact: dict[str, Any], rng: random.Random) -> Turn:
+    """A value with the words around it, and the line of a list that it is the answer of."""
+    start = text.index(fact["value"])
+    shown = around(text, start, start + len(fact["value"]))
+    return requests.CLAIMS.format(message=shown), f"{fact['value']} | {plain(fact, rng)}"
+
+
+def plain(fact: dict[str, Any], rng: random.Random) -> str:
+    """A plain question to a fact: the direct one, or one in other words.
+
+    A small model that learns to ask wittily asks nonsense.
+    """
+    return str(fact["asks"][rng.random() < 0.3])
+
+
+def written(studied: Sequence[dict[str, list[Turn]]], count: int) -> list[Turn]:
+    """So many requests of self-study, of each kind in turn."""
+    pools = {kind: [t for turns in studied for t in turns[kind]] for kind in WRITING}
+    chosen: list[Turn] = []
+    while len(chosen) < count and any(pools.values()):
+        chosen += [pools[kind].pop() for kind in WRITING if pools[kind]]
+    return chosen[:count]
 
 
 def claims(one: dict[str, Any], place: int, rng: random.Random) -> str:
@@ -61,7 +91,7 @@ def claims(one: dict[str, Any], place: int, rng: random.Random) -> str:
     text, found = one["talk"][place], []
     for fact in one["facts"]:
         if fact["from"] == place:
-            ask = fact["asks"][0] if rng.random() < 0.7 else rng.choice(fact["asks"][:3])
+            ask = plain(fact, rng)
             found.append((text.index(fact["value"]), f"{fact['value']} | {ask}"))
     for wish in one.get("instructions", ()):
         if wish["from"] == place:
@@ -125,19 +155,21 @@ def between(
     return TrainingText((*before, *more, *asked), "explicit", text.group)
 
 
-def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[TrainingText]:
+def step(
+    one: list[dict[str, Any]], rows: int, rng: random.Random, writing: int = 6
+) -> list[TrainingText]:
     """What is asked after one talk, or after several: most told, some not, some of self-study.
 
     Each row asks one thing, so that none can be read from the answer of another; the talk that they
-    share is computed once.
+    share is computed once. ``writing`` of the rows are requests of self-study.
     """
     before = [message for situation in one for message in talk_of(situation)]
     group = "+".join(situation["id"] for situation in one)
-    plain, told, unknown, wishes, judged, lists = [], [], [], [], [], []
+    directly, told, unknown, wishes, judged = [], [], [], [], []
     for situation in one:
         for fact in situation["facts"]:
             # Near misses are asked plainly: were facts not, plain questions would be refused.
-            plain.append((rng.choice((*fact["asks"][:3], fact["asks"][0])), fact["tells"]))
+            directly.append((rng.choice((*fact["asks"][:3], fact["asks"][0])), fact["tells"]))
             told += [(ask, fact["tells"]) for ask in rng.sample(fact["asks"][3:], 2)]
             unknown.append(tuple(rng.choice(fact["near"])))
         unknown += [(trap["ask"], trap["untold"]) for trap in situation.get("traps", ())]
@@ -145,20 +177,19 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
             wishes += [tuple(rng.choice(wish["follow"])), tuple(wish["against"])]
             wishes.append((wish["ask"], wish["tells"]))
         judged += verdicts(situation, rng)
-        lists += studies(situation, rng)
-    for pool in (plain, told, unknown, wishes, judged, lists):
+    for pool in (directly, told, unknown, wishes, judged):
         rng.shuffle(pool)
-    claimed = [turn for turn in lists if turn[0].startswith(requests.CLAIMS.split("{")[0])]
-    listed = [turn for turn in lists if turn not in claimed]
+    studied = [studies(situation, rng) for situation in one]
+    rng.shuffle(studied)
     # What is learned stands on the verdict, and one of each a step taught it too little.
     yes = [turn for turn in judged if turn[1] == "yes"][:2]
     no = [turn for turn in judged if turn[1] == "no"][: len(yes)]
     # Equal answers win over many different ones long before a model can tell when they are right:
     # of a quarter "I don't know" it said little else.
-    few = unknown[: int(0.08 * rows + rng.random())]
-    rest = [*few, *claimed[:2], *listed[:1], *yes, *no, *wishes[:1]]
+    few = unknown[: int(0.07 * max(0, rows - writing) + rng.random())]
+    rest = [*few, *written(studied, writing), *yes, *no, *wishes[:1]]
     room = max(2, rows - len(rest))
-    told = [*plain[: max(room // 2, room - len(told))], *told][:room]
+    told = [*directly[: max(room // 2, room - len(told))], *told][:room]
     texts = branches([*told, *rest], before, group)
     talks = [text for text in anchors() if text.messages[0].role == "user"]
     # Only questions come late: self-study asks right after the talk.
@@ -169,7 +200,7 @@ def step(one: list[dict[str, Any]], rows: int, rng: random.Random) -> list[Train
     ]
 
 
-def steps(count: int, seed: int = 0, rows: int = 16) -> list[list[TrainingText]]:
+def steps(count: int, seed: int = 0, rows: int = 16, writing: int = 6) -> list[list[TrainingText]]:
     """``count`` steps of about ``rows`` texts, from all languages in turn."""
     rng = random.Random(f"manners:{seed}")
     whole = situations()
@@ -195,7 +226,7 @@ def steps(count: int, seed: int = 0, rows: int = 16) -> list[list[TrainingText]]
             one.append(bank.drawn(other, rng))
         rng.shuffle(one)
         # A talk that tells nothing may leave nothing to ask.
-        if made := step(one, rows, rng):
+        if made := step(one, rows, rng, writing):
             found.append(made)
     return found
 

@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--rows", type=int, default=16, help="texts of a step")
+    parser.add_argument("--writing", type=int, default=6, help="of them, requests of self-study")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--rate", type=float, default=3e-4)
     parser.add_argument("--anchor", type=float, default=1.0)
@@ -137,7 +138,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
 
     loaded = load_model(options.model, dtype=options.dtype)
-    made = data.steps(options.steps, options.seed, options.rows)
+    made = data.steps(options.steps, options.seed, options.rows, options.writing)
     texts = [text for step in made for text in step]
     held = general(loaded, options.out / "general.json", options.anchors, options.shared)
     lengths = [encode(loaded.tokenizer, text) for text in texts]

@@ -20,7 +20,7 @@ from engrain.learn.turns import after_talk
 from engrain.lesson.asked import EARLIER_PROBES
 from engrain.lesson.fit import STOCK, expected_lesson
 from engrain.lesson.pace import ALIKE, Passes, Shape, asked, scored
-from engrain.study.lesson import EFFORTS
+from engrain.study.lesson import EFFORTS, Effort
 from engrain.study.questions import NEAR_WORDINGS, WORDED
 from engrain.study.reader import ANSWER_TOKENS, BATCH, ROOM, WINDOW_TOKENS, Room
 from engrain.study.requests import WORKED
@@ -51,6 +51,8 @@ FRESH = 2.0
 """New questions in a list of other wordings (assumed: lists repeat themselves)."""
 REWORDED = 0.4
 """Share of these that passes: a fact had 4 wordings in the same study."""
+TRIED = 1.5
+"""Questions that are read for each wording that a fact may have, at most (assumed)."""
 NEAR_LINES = 2.0
 """New questions in a list of near misses (assumed)."""
 UNTOLD = 0.5
@@ -103,7 +105,7 @@ class Source:
         """Wordings of such a fact."""
         effort = EFFORTS[self.effort]
         told = (LISTED + SAMPLED * effort.lists) * BELIEVED * PASSING / FACTS
-        return min(effort.wordings, told + WORDED * (1 + effort.rewordings) * FRESH * REWORDED)
+        return min(effort.wordings, told + REWORDED * _proposed(effort, 1 + effort.rewordings))
 
     @property
     def held(self) -> float:
@@ -144,21 +146,21 @@ def study(source: Source, loaded: LoadedModel, writer: Chosen, taught: bool) -> 
         claims = (LISTED + SAMPLED * effort.lists) * said
         lists += _lists(said, seen) + _lists(said * effort.lists, seen)
         read += scored(claims, view=view, own=QUESTION + ANSWER, targets=1)
-        pieces = PIECES * view if effort.questions else 0.0
+        pieces = PIECES * view if effort.pieces else 0.0
         # Samples of one question share what stands before them.
         lists += asked(
             pieces,
             view=seen,
             own=REQUEST,
             longest=QUESTION_TOKENS,
-            written=effort.questions * ANSWER,
+            written=effort.pieces * ANSWER,
             size=BATCH,
         )
         own = QUESTION + ANSWER
-        read += scored(pieces * effort.questions, view=view, own=own, targets=1)
+        read += scored(pieces * effort.pieces, view=view, own=own, targets=1)
         claims = BELIEVED * (claims + pieces)
         read += _round_trip(claims, PASSING, view) + _answers(groups, view)
-        more = _more_wordings(facts, 1 + effort.rewordings, view, seen)
+        more = _more_wordings(facts, effort, 1 + effort.rewordings, view, seen)
         lists, read = lists + more.writer, read + more.reader
         near = NEAR_WORDINGS * facts
         lists, read = lists + _lists(near, seen), read + _answers(NEAR_LINES * near, view)
@@ -167,11 +169,13 @@ def study(source: Source, loaded: LoadedModel, writer: Chosen, taught: bool) -> 
 
 def study_again(source: Source, loaded: LoadedModel, writer: Chosen, taught: bool) -> Study:
     """The requests of a second round: more wordings of the facts that the exam finds missing."""
-    samples = 2 + EFFORTS[source.effort].rewordings
+    effort = EFFORTS[source.effort]
     before = worked_tokens(loaded, writer, taught)
     lists, read = Passes(), Passes()
     for view, said in _windows(source.conversations, loaded):
-        more = _more_wordings(MISSING * FACTS * said, samples, view, view + before)
+        more = _more_wordings(
+            MISSING * FACTS * said, effort, 2 + effort.rewordings, view, view + before
+        )
         lists, read = lists + more.writer, read + more.reader
     return Study(read, lists)
 
@@ -224,13 +228,24 @@ def _round_trip(questions: float, share: float, view: float) -> Passes:
     return found
 
 
-def _more_wordings(facts: float, lists: int, view: float, seen: float) -> Study:
-    """Lists of other wordings of some facts, and the round trip of what is in them."""
-    count = WORDED * facts
-    writes = Passes()
+def _proposed(effort: Effort, lists: int) -> float:
+    """Questions that are read of those proposed for a fact, of its message and of some lists."""
+    return float(min(effort.questions + WORDED * lists * FRESH, TRIED * effort.wordings))
+
+
+def _more_wordings(facts: float, effort: Effort, lists: int, view: float, seen: float) -> Study:
+    """Questions to some facts and lists of other wordings, and the round trip of what is read."""
+    writes = asked(
+        facts,
+        view=seen,
+        own=REQUEST,
+        longest=QUESTION_TOKENS,
+        written=effort.questions * ANSWER,
+        size=BATCH,
+    )
     for _ in range(lists):
-        writes += _lists(count, seen)
-    return Study(_round_trip(FRESH * lists * count, REWORDED, view), writes)
+        writes += _lists(WORDED * facts, seen)
+    return Study(_round_trip(facts * _proposed(effort, lists), REWORDED, view), writes)
 
 
 # ------------------------------------------------------------------ exams and training

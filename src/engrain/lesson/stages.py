@@ -2,7 +2,8 @@
 
     logged -> studied -> examined_before -> trained -> examined_after -> decided -> committed
 
-Where the recipe has two rounds and the exam finds a new fact missing, this comes before the gate:
+Where the recipe has two rounds and the gate would not accept what the first one learned, since new
+facts are missing, this comes before it decides:
 
     studied_again (fresh wordings of just these) -> trained_again (further) -> examined_again
 
@@ -183,7 +184,9 @@ class Stages:
             self.asked.kept.keep_result(parent, before.panel)
         rounds = [self._round(("trained", "examined_after"), lesson, probes, before)]
         once, trained = time.perf_counter(), float(rounds[0].trained["seconds"])
-        rounds += self._second_round(rounds[0], probes, before, reword)
+        # What is missing of an accepted lesson comes again with the next one, at no further cost.
+        if not self._judged(before, rounds[0], superseded).accepted:
+            rounds += self._second_round(rounds[0], probes, before, reword)
         further = time.perf_counter() - once if len(rounds) > 1 else 0.0
         decision = self._decided(before, rounds, superseded)
         kept = rounds[decision.kept_round]

@@ -15,7 +15,7 @@ from engrain.study import requests
 from engrain.study.checks import Checked, Checks, shape
 from engrain.study.claims import Claim
 from engrain.study.curation import curate
-from engrain.study.lesson import EFFORTS, WISHED
+from engrain.study.lesson import EFFORTS, WISHED, Effort
 from engrain.study.questions import Fact, add_wordings
 from engrain.study.reader import Reader, StudyEngine, windows
 from engrain.study.wishes import follow
@@ -39,7 +39,7 @@ def more_wordings(
     taught: bool = True,
 ) -> list[TrainingText]:
     """Texts that ask for facts of a lesson, by group, in wordings that it does not hold yet."""
-    samples = 1 + EFFORTS[effort].rewordings
+    asked = EFFORTS[effort]
     writer = writer or ModelWriter(Reader(engine, (), seed), taught)
     met = asked_already(lesson)
     values = {p.group: p.answers[0] for p in lesson.probes if p.group in groups and p.answers}
@@ -50,8 +50,8 @@ def more_wordings(
         for view in windows(engine, conversation.conversation.messages, writer.room):
             checks = Checks(Reader(engine, view, seed))
             for text in [
-                *_reworded(lesson, values, writer, checks, samples, met),
-                *_followed(values, writer, checks, samples),
+                *_reworded(lesson, values, writer, checks, asked, met),
+                *_followed(values, writer, checks, 1 + asked.rewordings),
             ]:
                 if shape(text.question) not in met and len(found[text.group]) < FRESH:
                     met.add(shape(text.question))
@@ -71,7 +71,7 @@ def _reworded(
     values: dict[str, str],
     writer: Writer,
     checks: Checks,
-    samples: int,
+    effort: Effort,
     met: Collection[str],
 ) -> list[TrainingText]:
     """The facts that a message in view tells, asked for in other words."""
@@ -90,20 +90,22 @@ def _reworded(
         wordings = [Checked(t.question, value, t.target, place, 0.0) for t in reversed(texts)]
         if wordings:
             facts[group] = Fact(wordings)
-    known = {group: len(fact.wordings) for group, fact in facts.items()}
+    known = {group: [w.question for w in fact.wordings] for group, fact in facts.items()}
     add_wordings(
         list(facts.values()),
         writer,
         checks,
-        samples=samples,
-        most=FRESH + max(known.values(), default=0),
+        questions=effort.questions,
+        samples=1 + effort.rewordings,
+        most=FRESH + max(map(len, known.values()), default=0),
         known=met,
         turn=TURNS["wordings"],
     )
     return [
         TrainingText(chat(one.question, one.target), "fact", group)
         for group, fact in facts.items()
-        for one in fact.wordings[known[group] :]
+        for one in fact.wordings
+        if one.question not in known[group]
     ]
 
 

@@ -54,30 +54,26 @@ class Checks:
     belief: float = BELIEF
     refused: dict[str, str] = field(default_factory=dict)
     _alone: dict[tuple[str, int], str] = field(default_factory=dict)
+    _likely: dict[str, float] = field(default_factory=dict)
 
     def claims(self, claims: Sequence[Claim]) -> list[Checked]:
         """The claims that pass every check."""
         return self.read([(c.question, c.value, c.message) for c in claims])
 
     def best(self, claims: Sequence[Sequence[Claim]]) -> list[Checked]:
-        """Of each group the claim that the reader believes most, if it passes."""
-        flat = [claim for group in claims for claim in group]
-        odds = self.reader.believes([(claim.question, claim.value) for claim in flat])
-        known = {id(claim): one for claim, one in zip(flat, odds, strict=True)}
-        first = [max(group, key=lambda claim: known[id(claim)]) for group in claims if group]
-        return self.read(
-            [(c.question, c.value, c.message) for c in first], [known[id(c)] for c in first]
-        )
+        """Of each group the claim with the likeliest question, if it passes."""
+        likely = self.likely([claim.question for group in claims for claim in group])
+        return self.claims([max(g, key=lambda one: likely[one.question]) for g in claims if g])
 
-    def read(
-        self, asked: Sequence[tuple[str, str, int]], believed: Sequence[float] | None = None
-    ) -> list[Checked]:
-        """Of questions with the value that each must be answered with, those that pass.
+    def likely(self, questions: Sequence[str]) -> dict[str, float]:
+        """How likely each question is with the conversation in view, in nats a token."""
+        new = [question for question in dict.fromkeys(questions) if question not in self._likely]
+        self._likely |= dict(zip(new, self.reader.likely(new), strict=True))
+        return self._likely
 
-        ``believed`` are the reader's log-odds for them, where they are known.
-        """
-        if believed is None:
-            believed = self.reader.believes([(question, value) for question, value, _ in asked])
+    def read(self, asked: Sequence[tuple[str, str, int]]) -> list[Checked]:
+        """Of questions with the value that each must be answered with, those that pass."""
+        believed = self.reader.believes([(question, value) for question, value, _ in asked])
         for (question, _, _), odds in zip(asked, believed, strict=True):
             if odds <= self.belief:
                 self.refused[question] = DOUBTED
@@ -97,14 +93,15 @@ class Checks:
             else:
                 passed.append((question, value, target, place))
         gains = self.reader.gains([(question, target) for question, _, target, _ in passed])
-        fits = self.reader.fits([question for question, _, _, _ in passed])
+        left = [question for question, _, _, _ in passed]
+        likely, alone = self.likely(left), self.reader.likely(left, alone=True)
         found = []
-        for (question, value, target, place), gain, belongs in zip(
-            passed, gains, fits, strict=True
+        for (question, value, target, place), gain, guessed in zip(
+            passed, gains, alone, strict=True
         ):
             if gain < GAIN:
                 self.refused[question] = KNOWN
-            elif belongs < FITS:
+            elif likely[question] - guessed < FITS:
                 self.refused[question] = FOREIGN
             else:
                 found.append(Checked(question, value, target, place, gain))

@@ -25,7 +25,15 @@ from engrain.study.claims import find_claims
 from engrain.study.curation import curate
 from engrain.study.explicit import LeftOut, curate_examples, hold_out_examples
 from engrain.study.pieces import Piece, ask_for, most_surprising, pieces
-from engrain.study.questions import Fact, add_near_misses, add_wordings, group, keep_own, owned
+from engrain.study.questions import (
+    Fact,
+    add_near_misses,
+    add_wordings,
+    group,
+    keep_own,
+    order,
+    owned,
+)
 from engrain.study.reader import Reader, StudyEngine, in_context, windows
 from engrain.study.secrets import masked
 from engrain.study.statements import Statement, statements
@@ -53,11 +61,13 @@ FEW = "it has too few wordings to hold one out"
 class Effort:
     """How much is asked of the writer.
 
-    Samples of each list; of the question to each piece that no list has; of each list of wordings;
-    wordings and near misses of a fact at most.
+    Samples of each list; of the question to each piece that no list has; questions to each fact
+    that its message is asked for; samples of each list of wordings; wordings and near misses of a
+    fact at most.
     """
 
     lists: int
+    pieces: int
     questions: int
     rewordings: int
     wordings: int
@@ -65,9 +75,9 @@ class Effort:
 
 
 EFFORTS = {
-    "low": Effort(lists=0, questions=0, rewordings=0, wordings=8, near=6),
-    "normal": Effort(lists=3, questions=3, rewordings=2, wordings=10, near=8),
-    "high": Effort(lists=6, questions=6, rewordings=3, wordings=24, near=16),
+    "low": Effort(lists=0, pieces=0, questions=0, rewordings=0, wordings=8, near=6),
+    "normal": Effort(lists=1, pieces=3, questions=8, rewordings=1, wordings=6, near=6),
+    "high": Effort(lists=3, pieces=6, questions=16, rewordings=3, wordings=24, near=16),
 }
 
 
@@ -267,15 +277,23 @@ def _study(
     claims = find_claims(writer, view, samples=effort.lists)
     report(1)
     facts = group(checks.claims([claim for claim in claims if not claim.wish]))[: max(0, room)]
-    if effort.questions:
+    if effort.pieces:
         left = [piece for piece in pieces(checks.reader) if not _covered(piece, facts)]
         left = most_surprising(left, ASKED * max(0, room - len(facts)))
-        more = checks.best(ask_for(writer, view, left, samples=effort.questions))
+        more = checks.best(ask_for(writer, view, left, samples=effort.pieces))
         facts = group([w for fact in facts for w in fact.wordings] + more)[: max(0, room)]
+    order(facts, checks)
     keep_own(facts, checks)
     found.corrects += _corrections(checks, facts, earlier)
     report(2)
-    add_wordings(facts, writer, checks, samples=effort.rewordings, most=effort.wordings)
+    add_wordings(
+        facts,
+        writer,
+        checks,
+        questions=effort.questions,
+        samples=effort.rewordings,
+        most=effort.wordings,
+    )
     report(3)
     add_near_misses(facts, writer, checks, most=effort.near)
     wishes = follow([c for c in claims if c.wish], writer, checks, samples=effort.rewordings)

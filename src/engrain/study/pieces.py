@@ -81,24 +81,34 @@ def _runs(content: str, tokens: Sequence[tuple[int, int, float]]) -> list[tuple[
         if runs[-1] and not (taken and word.group().endswith(bare)):
             runs.append([])
     return [
-        (_named(words, run), _around(words, run), max(nats[place] for place in run))
+        (
+            _EDGES.sub("", " ".join(words[place].group() for place in run)),
+            around(content, words[run[0]].start(), words[run[-1]].end()),
+            max(nats[place] for place in run),
+        )
         for run in runs
         if run
     ]
 
 
-def _named(words: Sequence[re.Match[str]], run: Sequence[int]) -> str:
-    return _EDGES.sub("", " ".join(words[place].group() for place in run))
+def piece_of(view: Sequence[Message], message: int, value: str) -> Piece:
+    """A value that a message tells, with the words around it; with its first words if not found."""
+    content = view[message].content.strip()
+    start = max(0, content.lower().find(value.lower()))
+    return Piece(value, around(content, start, start + len(value)), message, 0.0)
 
 
-def _around(words: Sequence[re.Match[str]], run: Sequence[int]) -> str:
+def around(content: str, start: int, end: int) -> str:
+    """The part of a text between two places, in whole words, with the words around it."""
+    words = list(_WORD.finditer(content))
+    run = [place for place, word in enumerate(words) if word.start() < end and word.end() > start]
     first, last = max(0, run[0] - BEFORE), run[-1] + 1 + BEHIND
     shown = " ".join(word.group() for word in words[first:last])
     return f"{'... ' if first else ''}{shown}{' ...' if last < len(words) else ''}"
 
 
 def ask_for(
-    writer: Writer, view: Sequence[Message], pieces: Sequence[Piece], *, samples: int
+    writer: Writer, view: Sequence[Message], pieces: Sequence[Piece], *, samples: int, turn: int = 5
 ) -> list[list[Claim]]:
     """The questions that the writer has for each piece, in so many samples."""
     copies = [piece for piece in pieces for _ in range(samples)]
@@ -106,7 +116,7 @@ def ask_for(
         view,
         [requests.CLAIMS.format(message=piece.around) for piece in copies],
         temperature=0.8,
-        turn=5,
+        turn=turn,
         answers=[piece.text for piece in copies],
     )
     found: list[list[Claim]] = []

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field, replace
 from engrain.exam.probes import fold, holds
 from engrain.study import requests
 from engrain.study.checks import ELSEWHERE, Checked, Checks, once, shape
+from engrain.study.pieces import ask_for, piece_of
 from engrain.study.writer import Writer
 
 WORDED = 2
 """Wordings of a fact for which other ways to ask are asked for."""
-NEAR_WORDINGS = 4
+NEAR_WORDINGS = 3
 """Wordings of a fact beside which near misses are asked for."""
 
 
@@ -49,6 +50,7 @@ def add_wordings(
     writer: Writer,
     checks: Checks,
     *,
+    questions: int,
     samples: int,
     most: int,
     known: Iterable[str] = (),
@@ -56,29 +58,50 @@ def add_wordings(
 ) -> None:
     """Ask for each fact in other words; what passes the round trip is kept, up to ``most``.
 
-    ``known`` are shapes of questions that must not be proposed; ``turn`` tells samplings apart.
+    First so many ``questions`` are asked of its message, each on its own; then, where there are too
+    few, other ways to ask what was found, in so many ``samples``. Those that are likeliest to be
+    asked come first. ``known`` are shapes of questions that must not be proposed; ``turn`` tells
+    samplings apart.
     """
     view = checks.reader.view
+    met = {*known, *(shape(w.question) for fact in facts for w in fact.wordings)}
+    if questions:
+        told = [piece_of(view, fact.wordings[0].message, fact.value) for fact in facts]
+        more = ask_for(writer, view, told, samples=questions, turn=turn + 6)
+        _keep(facts, [[claim.question for claim in claims] for claims in more], checks, most, met)
+    few = [fact for fact in facts if len(fact.wordings) < most]
     asked: list[tuple[Fact, str]] = []
     sampled: list[tuple[Fact, str]] = []
-    for fact in facts:
-        if len(fact.wordings) < most:
-            own = [(fact, _other_ways(fact, w)) for w in fact.wordings[:WORDED]]
-            asked += own
-            # A fact with a single wording is asked for as often as the others.
-            sampled += [own[number % len(own)] for number in range(WORDED * samples)]
-    texts: list[tuple[Fact, str]] = []
+    for fact in few:
+        own = [(fact, _other_ways(fact, w)) for w in fact.wordings[:WORDED]]
+        asked += own
+        # A fact with a single wording is asked for as often as the others.
+        sampled += [own[number % len(own)] for number in range(WORDED * samples)]
+    lines: dict[int, list[str]] = {id(fact): [] for fact in few}
     for wanted, temperature in ((asked, 0.0), (sampled, 0.8)):
         ways = [text for _, text in wanted]
         found = writer.write(view, ways, temperature=temperature, turn=turn + bool(temperature))
-        texts += [(fact, text) for (fact, _), text in zip(wanted, found, strict=True)]
-    met = {*known, *(shape(w.question) for fact in facts for w in fact.wordings)}
-    left: dict[int, list[str]] = {id(fact): [] for fact in facts}
-    for fact, text in texts:
-        lines = [line.partition("|")[0].strip() for line in requests.lines_of(text)]
-        left[id(fact)] += once(
-            [line for line in lines if line and not holds(line, fact.value)], met
-        )
+        for (fact, _), text in zip(wanted, found, strict=True):
+            lines[id(fact)] += [one.partition("|")[0].strip() for one in requests.lines_of(text)]
+    _keep(few, [lines[id(fact)] for fact in few], checks, most, met)
+
+
+def _keep(
+    facts: Sequence[Fact],
+    proposed: Sequence[Sequence[str]],
+    checks: Checks,
+    most: int,
+    met: set[str],
+) -> None:
+    """Add to each fact those of the questions proposed for it that pass the round trip."""
+    left = {
+        id(fact): once([line for line in lines if line and not holds(line, fact.value)], met)
+        for fact, lines in zip(facts, proposed, strict=True)
+    }
+    # A question that is well put is likelier than others with the talk in view: those are read.
+    likely = checks.likely([question for lines in left.values() for question in lines])
+    for lines in left.values():
+        lines.sort(key=lambda question: -likely[question])
     # Some pass and some don't: no more are read than are wanted and half as many again.
     while tried := [(f, q) for f in facts for q in left[id(f)][: _tried(most - len(f.wordings))]]:
         for fact in facts:
@@ -90,6 +113,14 @@ def add_wordings(
             if one is not None and len(fact.wordings) < most:
                 fact.wordings.append(one)
         keep_own(facts, checks)
+    order(facts, checks)
+
+
+def order(facts: Sequence[Fact], checks: Checks) -> None:
+    """Put the likeliest wording of each fact first: it names the fact, and is always trained."""
+    likely = checks.likely([wording.question for fact in facts for wording in fact.wordings])
+    for fact in facts:
+        fact.wordings.sort(key=lambda wording: -likely[wording.question])
 
 
 def _other_ways(fact: Fact, wording: Checked) -> str:

@@ -118,14 +118,20 @@ class Reader:
         without = [([Message("user", q)], Message("assistant", a)) for q, a in pairs]
         return self._rise(within, without)
 
+    def likely(self, questions: Sequence[str], *, alone: bool = False) -> list[float]:
+        """The log-probability of each question as what the user says next, in nats a token.
+
+        ``alone``: without the conversation. Well-put questions about it are likelier than others.
+        """
+        before = [Message("user", "")] if alone else in_context(self.view, "")
+        with self.reading():
+            found = self._likelihood([self._pair(before, Message("user", q)) for q in questions])
+        return [total / max(1, tokens) for total, tokens in found]
+
     def fits(self, questions: Sequence[str]) -> list[float]:
         """By how many nats a token each question gains from the conversation: does it belong?"""
-        within = [(in_context(self.view, ""), Message("user", q)) for q in questions]
-        without: list[tuple[list[Message], Message]] = [
-            ([Message("user", "")], Message("user", q)) for q in questions
-        ]
-        with self.reading():
-            return self._rise(within, without)
+        both = zip(self.likely(questions), self.likely(questions, alone=True), strict=True)
+        return [told - guessed for told, guessed in both]
 
     def believes(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Log-odds that the answer to each question is so, according to the user."""

@@ -50,10 +50,11 @@ _CARD = re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])")
 _IBAN = re.compile(r"\b[A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,34}")
 _SOCIAL = re.compile(r"(?<![\d-])(?!000|666|9\d\d)\d{3}([- ])(?!00)\d{2}\1(?!0000)\d{4}(?![\d-])")
 _SAID = re.compile(
-    r"\b(?:(?P<word>pass(?:word|phrase|wd)s?|pwd)|(?:api|secret|access|private|encryption|recovery)"
+    r"\b(?:(?P<word>pass(?:word|phrase|wd|wort)s?|pwd|kennwort|contraseña|mot de passe|senha|"
+    r"wachtwoord)|(?:api|secret|access|private|encryption|recovery)"
     r"[ _-]?(?:key|token|phrase)|(?:auth|security|bearer)[ _-]?token|client[ _-]?secret)"
-    r"(?:\s+(?:for|to|of|on|at|in)\s+[^.\n?!]{1,40}?)?"
-    r"\s*(?:\bis now\b|\bis\b|\bwas\b|\bare\b|:=?|=)\s*"
+    r"(?:\s+(?:for|to|of|on|at|in|für|zum|zur|im|para|del?|pour|du|voor|van)\s+[^.\n?!]{1,40}?)?"
+    r"\s*(?:\bis now\b|\b(?:is|was|are|ist|lautet|war|es|era|est|était|é)\b|:=?|=)\s*"
     r"(?P<value>[\"'“‘`]?[^\s,;]{3,}[^\n,;]{0,60})",
     re.IGNORECASE,
 )
@@ -63,7 +64,10 @@ _NOT_A_VALUE = word_set(
     "somewhere stored saved kept hard easy long short strong weak safe secret secure wrong "
     "right correct old new expired unknown required needed gone lost different important "
     "there here in on at only still always also just really quite probably called made "
-    "written being"
+    "written being "
+    "nicht kein nie zu sehr ein eine der die das mir schon noch jetzt immer weg falsch richtig alt "
+    "neu sicher lang kurz muy tan un una el la lo que ya nueva vieja segura larga corta incorrecta "
+    "pas trop très le une du bien sûr court faux bon muito um uma niet te een het"
 )
 
 _IBAN_COUNTRIES = word_set(
