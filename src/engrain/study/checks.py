@@ -61,9 +61,17 @@ class Checks:
         return self.read([(c.question, c.value, c.message) for c in claims])
 
     def best(self, claims: Sequence[Sequence[Claim]]) -> list[Checked]:
-        """Of each group the claim with the likeliest question, if it passes."""
+        """Of each group the claim with the likeliest question that passes."""
         likely = self.likely([claim.question for group in claims for claim in group])
-        return self.claims([max(g, key=lambda one: likely[one.question]) for g in claims if g])
+        left = [sorted(group, key=lambda one: likely[one.question]) for group in claims]
+        found: list[Checked] = []
+        while left := [group for group in left if group]:
+            tried = [group.pop() for group in left]
+            passed = {(one.question, one.message): one for one in self.claims(tried)}
+            read = [passed.get((claim.question, claim.message)) for claim in tried]
+            found += [one for one in read if one]
+            left = [group for group, one in zip(left, read, strict=True) if one is None]
+        return found
 
     def likely(self, questions: Sequence[str]) -> dict[str, float]:
         """How likely each question is with the conversation in view, in nats a token."""
