@@ -15,7 +15,7 @@ import pytest
 
 from engrain.data.lessons import Lesson, Probe, TrainingText, chat
 from engrain.errors import ConfigError, DivergedError, EngrainError, GateRefused, NoEffectError
-from engrain.exam.decision import Decision
+from engrain.exam.decision import Check, Decision
 from engrain.exam.exam import Exam
 from engrain.exam.noise import NoiseBand
 from engrain.exam.panel import PanelResult
@@ -243,22 +243,44 @@ def test_a_second_round_that_is_no_better_is_dropped(home: Home, scripted: Scrip
     assert home.state.digest == folded(home, home.state.lessons) == live_digest(home)
 
 
+def decided(verdict: Any, recalled: bool) -> Decision:
+    """A decision that found enough of the new facts, or too little."""
+    recall = Check("recall", 0.0, 0.5, 0.8, recalled, "It recalls some.", "little")
+    return Decision(verdict, ["Decided."], [recall])
+
+
 def test_what_the_gate_likes_less_is_dropped(
     tmp_path: Path, model: Path, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = new_home(tmp_path / "home", model, **ROUNDS, **{"gate.enabled": True})
-    verdicts = iter(["accepted", "rejected", "quarantined", "rejected"])
-    monkeypatch.setattr(
-        stages, "decide", lambda *_, **__: Decision(next(verdicts), ["Decided."], [])
-    )
+    first = decided("quarantined", False)
+    # It is asked after the first round whether there is a second, then of both.
+    found = iter([first, first, decided("rejected", False)])
+    monkeypatch.setattr(stages, "decide", lambda *_, **__: next(found))
     scripted.right = kite_only_later
-    outcome = scripted.learn(home)
-    assert outcome.accepted and outcome.decision.kept_round == 0
-    assert any("no better" in reason for reason in outcome.decision.reasons)
     with pytest.raises(GateRefused) as caught:
-        scripted.learn(home, 2, require=True)
+        scripted.learn(home, require=True)
     told = json.loads(caught.value.details["outcome"])
     assert told["verdict"] == "quarantined" and len(told["rounds"]) == 2
+    assert [one["kept"] for one in told["rounds"]] == [True, False]
+    assert any("no better" in reason for reason in told["reasons"])
+
+
+@pytest.mark.parametrize("verdict", ["accepted", "rejected"])
+def test_where_enough_is_recalled_no_second_round_follows(
+    tmp_path: Path,
+    model: Path,
+    scripted: Scripted,
+    monkeypatch: pytest.MonkeyPatch,
+    verdict: str,
+) -> None:
+    home = new_home(tmp_path / "home", model, **ROUNDS, **{"gate.enabled": True})
+    monkeypatch.setattr(stages, "decide", lambda *_, **__: decided(verdict, True))
+    scripted.right = kite_only_later
+    outcome = scripted.learn(home)
+    assert outcome.decision.verdict == verdict and len(outcome.decision.rounds) == 1
+    assert any("Not recalled: Name kite 1." in reason for reason in outcome.decision.reasons)
+    assert not scripted.reworded and len(scripted.runs) == 1
 
 
 @pytest.mark.parametrize("how", ["relearned", "edited"])

@@ -107,6 +107,11 @@ class Decision:
         return self.verdict == "accepted"
 
     @property
+    def recalls(self) -> bool:
+        """Whether enough of the new facts is recalled, whatever else was found."""
+        return all(check.passed for check in self.checks if check.name == "recall")
+
+    @property
     def kept_round(self) -> int:
         """Which round of training was kept, from 0."""
         return next((place for place, one in enumerate(self.rounds) if one["kept"]), 0)

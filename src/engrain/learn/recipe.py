@@ -57,7 +57,7 @@ class Recipe:
     parameter's step inside backward, so that one layer's gradient is alive at a time;
     ``mastery`` trains what is not known yet and ends when all is (:mod:`engrain.learn.mastery`);
     ``after_talk`` is the share of questions put after other talk (:mod:`engrain.learn.turns`);
-    ``rounds`` 2 lets a second, shorter round follow where the gate would not accept the first;
+    ``rounds`` 2 lets a second, shorter round follow where too few new facts are recalled;
     ``recompute`` keeps no activations inside layers and computes them again in backward.
 
     Example:

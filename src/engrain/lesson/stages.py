@@ -2,8 +2,8 @@
 
     logged -> studied -> examined_before -> trained -> examined_after -> decided -> committed
 
-Where the recipe has two rounds and the gate would not accept what the first one learned, since new
-facts are missing, this comes before it decides:
+Where the recipe has two rounds and too little of the new facts is recalled after the first, this
+comes before the gate decides:
 
     studied_again (fresh wordings of just these) -> trained_again (further) -> examined_again
 
@@ -184,8 +184,8 @@ class Stages:
             self.asked.kept.keep_result(parent, before.panel)
         rounds = [self._round(("trained", "examined_after"), lesson, probes, before)]
         once, trained = time.perf_counter(), float(rounds[0].trained["seconds"])
-        # What is missing of an accepted lesson comes again with the next one, at no further cost.
-        if not self._judged(before, rounds[0], superseded).accepted:
+        # What is missing of a lesson that recalls enough comes again with the next one.
+        if not self._judged(before, rounds[0], superseded).recalls:
             rounds += self._second_round(rounds[0], probes, before, reword)
         further = time.perf_counter() - once if len(rounds) > 1 else 0.0
         decision = self._decided(before, rounds, superseded)
