@@ -24,8 +24,9 @@ def lesson():
     return Lesson("l1", "", tuple(texts), probes)
 
 
-def fresh(lists, *groups, told=TOLD, engine=None):
-    found = more_wordings(engine or Scripted(lists), [Conversation(told)], lesson(), groups)
+def fresh(lists, *groups, told=TOLD, engine=None, **how):
+    engine = engine or Scripted(lists)
+    found = more_wordings(engine, [Conversation(told)], lesson(), groups, **how)
     assert not {shape(text.question) for text in found} & asked_already(lesson())
     return found
 
@@ -77,8 +78,8 @@ def test_a_wish_gets_further_requests_that_show_its_mark():
 def test_secrets_are_not_read_again():
     engine = Scripted({"Other ways": "Wohin reisen wir?"})
     told = chat("Mein Passwort ist hunter2-Zz9!, und wir fahren nach Ulm.", "Gut.")
-    fresh(None, ULM, told=told, engine=engine)
+    fresh(None, ULM, told=told, engine=engine, effort="high")
     assert not engine.asked, "the message is left out as a whole"
     told = chat("Mein Boot ist aus Holz, und wir fahren nach Ulm.", "Gut.")
-    fresh(None, ULM, told=told, engine=engine)
+    fresh(None, ULM, told=told, engine=engine, effort="high")
     assert any("nach Ulm" in question for question in engine.asked)

@@ -120,7 +120,8 @@ def test_a_fact_is_asked_for_in_the_words_around_it_many_times() -> None:
             return [ways[i % len(ways)] for i in range(len(prefixes))]
 
     engine = Asking(lists="Jule | Wer streicht den Kutter?")
-    lesson = make_lesson(engine, [Conversation(tuple(chat(SAID, "Schön.")))], name="l").lesson
+    talk = Conversation(tuple(chat(SAID, "Schön.")))
+    lesson = make_lesson(engine, [talk], name="l", effort="high").lesson
     asked = {text.question for text in lesson.texts if text.kind == "fact"}
     asked |= {probe.messages[-1].content for probe in lesson.probes}
     assert asked == set(ways), "each once"

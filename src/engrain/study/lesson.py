@@ -76,8 +76,8 @@ class Effort:
 
 EFFORTS = {
     "low": Effort(lists=0, pieces=0, questions=0, rewordings=0, wordings=8, near=6),
-    "normal": Effort(lists=1, pieces=3, questions=8, rewordings=0, wordings=6, near=6),
-    "high": Effort(lists=3, pieces=6, questions=16, rewordings=3, wordings=24, near=16),
+    "normal": Effort(lists=3, pieces=3, questions=0, rewordings=2, wordings=10, near=8),
+    "high": Effort(lists=6, pieces=6, questions=16, rewordings=3, wordings=24, near=16),
 }
 
 

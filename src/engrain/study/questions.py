@@ -13,7 +13,7 @@ from engrain.study.writer import Writer
 
 WORDED = 2
 """Wordings of a fact for which other ways to ask are asked for."""
-NEAR_WORDINGS = 3
+NEAR_WORDINGS = 4
 """Wordings of a fact beside which near misses are asked for."""
 
 
@@ -58,10 +58,10 @@ def add_wordings(
 ) -> None:
     """Ask for each fact in other words; what passes the round trip is kept, up to ``most``.
 
-    First so many ``questions`` are asked of its message, each on its own; then, where half are
-    missing, other ways to ask what was found, in so many ``samples``. Those that are likeliest to
-    be asked come first. ``known`` are shapes of questions that must not be proposed; ``turn`` tells
-    samplings apart.
+    First so many ``questions`` are asked of its message, each on its own; then, where there are
+    too few, other ways to ask what was found, in so many ``samples``. Those that are likeliest
+    to be asked come first. ``known`` are shapes of questions that must not be proposed; ``turn``
+    tells samplings apart.
     """
     view = checks.reader.view
     met = {*known, *(shape(w.question) for fact in facts for w in fact.wordings)}
@@ -69,7 +69,7 @@ def add_wordings(
         told = [piece_of(view, fact.wordings[0].message, fact.value) for fact in facts]
         more = ask_for(writer, view, told, samples=questions, turn=turn + 6)
         _keep(facts, [[claim.question for claim in claims] for claims in more], checks, most, met)
-    few = [fact for fact in facts if 2 * len(fact.wordings) <= most]
+    few = [fact for fact in facts if len(fact.wordings) < most]
     asked: list[tuple[Fact, str]] = []
     sampled: list[tuple[Fact, str]] = []
     for fact in few:
