@@ -13,6 +13,8 @@ from engrain.data.messages import Conversation, Message
 from engrain.model.engine import Engine
 from engrain.model.testing import byte_tokenizer, tiny_model
 from engrain.study import pieces as module
+from engrain.study.checks import Checks
+from engrain.study.claims import Claim
 from engrain.study.lesson import EFFORTS, make_lesson
 from engrain.study.pieces import Piece, most_surprising, piece_of, pieces
 from engrain.study.reader import Reader
@@ -99,6 +101,28 @@ def test_a_thing_that_no_list_has_is_asked_for_and_learned() -> None:
     facts = [(text.question, text.target) for text in lesson.texts if text.kind == "fact"]
     assert facts == [("Wer streicht den Kutter?", "Jule streicht ihn.")]
     assert all(text.group.endswith(": Jule") for text in lesson.texts)
+
+
+def test_where_the_likeliest_question_does_not_pass_the_next_is_tried() -> None:
+    class Likes(Surprised):
+        def log_likelihood(self, pairs: Any, **how: Any) -> list[tuple[float, int]]:
+            found = super().log_likelihood(pairs, **how)
+            return [
+                (-0.1, 4) if "Farbe" in text and SAID in prompt else one
+                for (prompt, text), one in zip(pairs, found, strict=True)
+            ]
+
+    checks = Checks(reader(Likes(), SAID))
+    asked = [
+        [Claim("Wer streicht den Kutter?", "Jule", 0), Claim("Welche Farbe hat er?", "Jule", 0)],
+        [Claim("Wer streicht den Kutter?", "blau", 0), Claim("Welche Farbe wird es?", "blau", 0)],
+        [],
+    ]
+    found = checks.best(asked)
+    assert [(one.question, one.value) for one in found] == [("Wer streicht den Kutter?", "Jule")]
+    assert set(checks.refused) == {"Welche Farbe hat er?", "Welche Farbe wird es?"} | {
+        "Wer streicht den Kutter?"
+    }, "a question that is right for one value is none for another"
 
 
 def test_what_a_list_has_is_not_asked_for_again() -> None:

@@ -147,15 +147,7 @@ def study(source: Source, loaded: LoadedModel, writer: Chosen, taught: bool) -> 
         lists += _lists(said, seen) + _lists(said * effort.lists, seen)
         read += scored(claims, view=view, own=QUESTION + ANSWER, targets=1)
         pieces = PIECES * view if effort.pieces else 0.0
-        # Samples of one question share what stands before them.
-        lists += asked(
-            pieces,
-            view=seen,
-            own=REQUEST,
-            longest=QUESTION_TOKENS,
-            written=effort.pieces * ANSWER,
-            size=BATCH,
-        )
+        lists += _questions(pieces, effort.pieces, seen)
         own = QUESTION + ANSWER
         read += scored(pieces * effort.pieces, view=view, own=own, targets=1)
         claims = BELIEVED * (claims + pieces)
@@ -228,6 +220,20 @@ def _round_trip(questions: float, share: float, view: float) -> Passes:
     return found
 
 
+def _questions(count: float, samples: int, view: float) -> Passes:
+    """The questions to so many answers; samples of one share what stands before them."""
+    if not samples:
+        return Passes()
+    return asked(
+        count,
+        view=view,
+        own=REQUEST,
+        longest=QUESTION_TOKENS,
+        written=samples * ANSWER,
+        size=BATCH,
+    )
+
+
 def _proposed(effort: Effort, lists: int) -> float:
     """Questions that are read of those proposed for a fact, of its message and of some lists."""
     return float(min(effort.questions + WORDED * lists * FRESH, TRIED * effort.wordings))
@@ -235,14 +241,7 @@ def _proposed(effort: Effort, lists: int) -> float:
 
 def _more_wordings(facts: float, effort: Effort, lists: int, view: float, seen: float) -> Study:
     """Questions to some facts and lists of other wordings, and the round trip of what is read."""
-    writes = asked(
-        facts,
-        view=seen,
-        own=REQUEST,
-        longest=QUESTION_TOKENS,
-        written=effort.questions * ANSWER,
-        size=BATCH,
-    )
+    writes = _questions(facts, effort.questions, seen)
     for _ in range(lists):
         writes += _lists(WORDED * facts, seen)
     return Study(_round_trip(facts * _proposed(effort, lists), REWORDED, view), writes)

@@ -67,8 +67,8 @@ class Checks:
         found: list[Checked] = []
         while left := [group for group in left if group]:
             tried = [group.pop() for group in left]
-            passed = {(one.question, one.message): one for one in self.claims(tried)}
-            read = [passed.get((claim.question, claim.message)) for claim in tried]
+            passed = {(one.question, one.value, one.message): one for one in self.claims(tried)}
+            read = [passed.get((one.question, one.value, one.message)) for one in tried]
             found += [one for one in read if one]
             left = [group for group, one in zip(left, read, strict=True) if one is None]
         return found
