@@ -122,6 +122,42 @@ def test_abstention_probes_of_lessons_count_with_the_panel() -> None:
     assert found.check("abstention").statistics["total"] == 6
 
 
+def beside(right: int, total: int, before: int | None = None) -> Decision:
+    """A decision on a good lesson that says so many times that it was not told what lies beside."""
+    earlier = total if before is None else before
+    return decide(
+        exam({"new": [*results(0, 6), *results(earlier, total, "b", "abstention")]}, panel(**WELL)),
+        exam({"new": [*results(6, 6), *results(right, total, "b", "abstention")]}, panel(**WELL)),
+    )
+
+
+def test_a_lesson_that_answers_what_lies_beside_it_is_kept_aside() -> None:
+    assert beside(6, 6).accepted
+    assert beside(5, 6).accepted
+    found = beside(4, 6)
+    assert found.verdict == "quarantined"
+    assert found.reasons == [
+        "Asked 6 things beside the new facts that it was never told, it says 4 times that it does "
+        "not know (needed: 5)."
+    ]
+    assert found.check("beside the new facts").statistics["missed"] == ["b-4", "b-5"]
+    # The panel's many questions about other things hide nothing of it.
+    assert found.check("abstention").passed
+    assert found.recalls
+
+
+def test_one_of_three_things_beside_a_lesson_may_be_missed_and_none_of_two() -> None:
+    assert beside(2, 3).accepted
+    assert not beside(1, 3).accepted
+    assert not beside(1, 2).accepted
+
+
+def test_a_model_that_never_says_that_it_does_not_know_need_not_begin_with_a_lesson() -> None:
+    assert beside(0, 6, before=0).accepted
+    assert beside(3, 6, before=3).accepted
+    assert not beside(2, 6, before=3).accepted
+
+
 def test_slow_forgetting_adds_up_against_the_peak() -> None:
     before = exam({"old": results(14, 18, "o"), "new": results(0, 4, "n")})
     after = exam({"old": results(13, 18, "o"), "new": results(4, 4, "n")})

@@ -88,14 +88,16 @@ class Scripted:
         self.exams += 1
         results = {
             name: tuple(
-                ProbeResult(
-                    p.id, p.kind, self.exams > 1 and self.right(self.exams, p.id), str(self.exams)
-                )
-                for p in asked_probes
+                ProbeResult(p.id, p.kind, self.passed(p), str(self.exams)) for p in asked_probes
             )
             for name, asked_probes in probes.items()
         }
         return Exam(engine.state_digest, results, NONE)
+
+    def passed(self, probe: Probe) -> bool:
+        """Before a lesson nothing is recalled, and what was never told is not answered."""
+        known = self.exams > 1 or probe.kind == "abstention"
+        return known and self.right(self.exams, probe.id)
 
     def study(self, *_: Any, name: str, **__: Any) -> Any:
         class Preview:
@@ -107,8 +109,9 @@ class Scripted:
         self.reworded.append(list(groups))
         return self.fresh(of, groups)
 
-    def learn(self, home: Home, number: int = 1, **how: Any) -> stages.Outcome:
+    def learn(self, home: Home, number: int = 1, *more: Probe, **how: Any) -> stages.Outcome:
         self.lesson, self.exams = lesson(number), 0
+        self.lesson = replace(self.lesson, probes=(*self.lesson.probes, *more))
         return home.learn(conversation(number), **how)
 
 
@@ -281,6 +284,32 @@ def test_where_enough_is_recalled_no_second_round_follows(
     assert outcome.decision.verdict == verdict and len(outcome.decision.rounds) == 1
     assert any("Not recalled: Name kite 1." in reason for reason in outcome.decision.reasons)
     assert not scripted.reworded and len(scripted.runs) == 1
+
+
+@pytest.mark.parametrize("answered", [0, 1, 2])
+def test_a_lesson_that_answers_what_was_never_told_is_quarantined_and_says_what(
+    tmp_path: Path, model: Path, scripted: Scripted, answered: int
+) -> None:
+    home = new_home(tmp_path / "home", model, **ROUNDS, **{"gate.enabled": True})
+    before = home.state.digest
+    untold = [
+        Probe(thing, "abstention", chat(f"Name the {thing}."), (), ("BOAT1",), group("boat", 1))
+        for thing in ("ferry", "raft", "canoe")
+    ]
+    wrong = [probe.id for probe in untold[:answered]]
+    scripted.right = lambda exam, probe: exam == 1 or probe not in wrong
+    outcome = scripted.learn(home, 1, *untold)
+    said = [r for r in outcome.decision.reasons if r.startswith("Answered, though never told")]
+    assert (
+        said
+        == {
+            0: [],
+            1: ["Answered, though never told: Name the ferry."],
+            2: ["Answered, though never told: Name the ferry.; Name the raft."],
+        }[answered]
+    )
+    assert outcome.accepted == (answered < 2) == (home.state.digest != before)
+    assert len(scripted.runs) == 1, "what is recalled is not trained again"
 
 
 @pytest.mark.parametrize("how", ["relearned", "edited"])

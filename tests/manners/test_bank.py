@@ -54,7 +54,7 @@ def test_a_step_asks_a_dozen_things_of_one_talk_each_on_its_own() -> None:
 def test_most_of_what_is_asked_after_a_talk_was_told() -> None:
     heads = [
         request.partition("{")[0]
-        for request in (requests.CLAIMS, requests.WORDINGS, requests.NEAR, requests.FOLLOW)
+        for request in (requests.CLAIMS, requests.WORDINGS, requests.FOLLOW)
     ]
     heads.append(requests.VERDICT.partition("{")[0])
     asked = [
@@ -85,7 +85,7 @@ def test_a_piece_is_shown_with_the_words_around_it_and_asked_for_in_one_line() -
 
 def test_the_requests_are_those_of_self_study() -> None:
     asked = {m.content for t in data.texts(200, 2) for m in t.messages if m.role == "user"}
-    for begins in (requests.CLAIMS, requests.WORDINGS, requests.NEAR, requests.VERDICT):
+    for begins in (requests.CLAIMS, requests.WORDINGS, requests.VERDICT):
         head = begins.partition("{")[0]
         assert any(text.startswith(head) for text in asked), head
 

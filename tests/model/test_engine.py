@@ -451,6 +451,26 @@ def test_log_likelihood_is_the_sum_of_log_probabilities(engine: Engine) -> None:
         assert total == pytest.approx(expected, abs=1e-4)
 
 
+def test_what_is_expected_is_what_likelihood_says_token_by_token(engine: Engine) -> None:
+    prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>user\n"
+    texts = ["The boat Grête lies at quay 17.", "Where?", "", " and more"]
+    found = engine.expected(prompt, texts, most=4)
+    likely = engine.log_likelihood([(prompt, text) for text in texts])
+    for text, places, (total, count) in zip(texts, found, likely, strict=True):
+        assert len(places) == count
+        assert sum(nats for _, _, nats, _ in places) == pytest.approx(-total, abs=1e-3)
+        assert not text or (places[0][0], places[-1][1]) == (0, len(text))
+        ids = engine.loaded.tokenizer(prompt + text, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logits = engine.loaded.model(torch.tensor([ids])).logits[0]
+        for place, (_, _, _, others) in enumerate(places):
+            before = len(ids) - count + place - 1
+            best = [int(token) for token in logits[before].topk(4).indices]
+            stem = engine.loaded.tokenizer.decode([ids[before]])
+            words = [engine.loaded.tokenizer.decode([ids[before], t])[len(stem) :] for t in best]
+            assert sorted(others) == sorted(words)
+
+
 def test_loss_is_the_mean_over_tokens(engine: Engine) -> None:
     texts = ["The cat sat on the mat.", "x" * 90, "Hi", "", "a"]
     total, count = 0.0, 0

@@ -22,7 +22,6 @@ BEGINS = {
     for name, template in {
         "claims": sent.CLAIMS,
         "wordings": sent.WORDINGS,
-        "near": sent.NEAR,
         "verdict": sent.VERDICT,
     }.items()
 }
@@ -105,13 +104,6 @@ def test_wordings_ask_for_the_same_and_hold_no_answer() -> None:
             for owner in filter(None, owners):
                 if owner in question:
                     assert all(owner in line for line in lines)
-
-
-def test_near_misses_are_not_told() -> None:
-    for talk, begun in TALKS:
-        for _, answer in turns(talk, begun, "near"):
-            for fact in talk.told.values():
-                assert fact.fill("{Q}?") not in sent.lines_of(answer)
 
 
 def test_a_verdict_is_yes_for_what_stands_alone() -> None:

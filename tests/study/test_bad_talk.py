@@ -43,7 +43,7 @@ class Reading:
                 if said[:9] in asked
             ]
             return "\n".join(pairs) or requests.NONE
-        if asked.startswith(("Other ways", "Questions like")):
+        if asked.startswith("Other ways"):
             return requests.NONE
         for said, (question, _, answer) in self.told.items():
             if asked == question and said in seen:
@@ -52,6 +52,9 @@ class Reading:
 
     def surprise(self, text: str) -> list[tuple[int, int, float]]:
         return []
+
+    def expected(self, prompt: str, texts: Any, *, most: int) -> list[list[Any]]:
+        return [[] for _ in texts]
 
     def log_likelihood(self, pairs: Any, **_: Any) -> list[tuple[float, int]]:
         found = []

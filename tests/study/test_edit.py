@@ -17,7 +17,10 @@ LESSON = Lesson(
         TrainingText(chat("told", "ok", "When are the keys?", "On Thursday."), "reading", KEYS),
         TrainingText(chat("Whose dog?", "Pickle is Ewa's."), "fact", DOG),
     ),
-    (Probe("p", "paraphrase", chat("The keys?"), ("Thursday",)),),
+    (
+        Probe("p", "paraphrase", chat("The keys?"), ("Thursday",)),
+        Probe("q", "abstention", chat("The piano?"), (), ("Thursday",)),
+    ),
 )
 
 
@@ -42,6 +45,15 @@ def test_a_changed_answer_and_an_added_question_are_learned():
     assert found.probes[0].answers == ("Friday",) and found.probes[0].id != "p"
 
 
+def test_a_probe_of_what_was_not_told_is_asked_without_an_answer():
+    assert "- The piano?\n" in to_text(LESSON)
+    found = from_text(to_text(LESSON) + "- The van?\n- Whose cat?\n", LESSON)
+    assert found.probes[:2] == LESSON.probes
+    added = found.probes[2:]
+    assert [p.messages for p in added] == [chat("The van?"), chat("Whose cat?")]
+    assert all(p.kind == "abstention" and p.answers == () for p in added)
+
+
 def test_comments_and_empty_lines_say_nothing():
     assert from_text("# x\n\n" + to_text(LESSON) + "\n# y", LESSON).digest == (
         from_text(to_text(LESSON), LESSON).digest
@@ -58,6 +70,7 @@ def test_comments_and_empty_lines_say_nothing():
         ("hello", "Line 1 can't be read"),
         ("? who\n> x", "before the first"),
         ("[probes]\n? who\n> x", "Line 3 can't be read"),
+        ("[probes]\n- who\n= x", "Line 3 can't be read"),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_line(text, words):

@@ -49,9 +49,12 @@ class Surprised:
         asked = prompt[-1].content
         if asked.startswith("Notes"):
             return self.lists
-        if "Other ways" in asked or "Questions like" in asked:
+        if "Other ways" in asked:
             return "none"
         return "Jule streicht ihn." if "streicht" in asked and len(prompt) > 1 else UNKNOWN
+
+    def expected(self, prompt: str, texts: Any, *, most: int) -> list[list[Any]]:
+        return [[] for _ in texts]
 
     def log_likelihood(self, pairs: Any, **_: Any) -> list[tuple[float, int]]:
         return [

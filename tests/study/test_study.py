@@ -1,5 +1,6 @@
 """Self-study on a scripted model: what passes the round trip is learned, nothing else is."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -21,8 +22,8 @@ TOLD = chat(
     "Gern, ich fang gleich damit an.",
 )
 UNKNOWN = "I don't know. You haven't told me."
-NEAR = ("Wohin fährt Jule im Juli?", "Wie alt ist Jule?")
-MISREAD = "Unser Ziel?"
+NEAR = ("Wohin fahren wir am Montag?", "Wohin geht die Reise am Montag?")
+MISREAD = "Wohin fahren wir am Reisetag?"
 """It is told, and believed; the reader only fails to find it."""
 
 
@@ -36,7 +37,6 @@ class Scripted:
         self.lists = lists or {
             "Notes": "Ulm | Wohin fahren wir am Freitag?\nKlabauter | Wie heißt mein Boot?",
             "Other ways": "Wohin geht die Reise am Freitag?\nWohin reisen wir?\nWann ist Ostern?",
-            "Questions like": "\n".join((*NEAR, "Wer kommt mit?", MISREAD)),
         }
         self.known, self.foreign = known, foreign
         self.asked = []
@@ -61,6 +61,23 @@ class Scripted:
     def surprise(self, text):
         return []
 
+    def expected(self, prompt, texts, *, most):
+        """Of all words only the day is likelier with the chat in view."""
+        seen = self.mark in prompt
+        others = [" Montag", " Reisetag", " Ostertag", " Ulm"] if seen else [" Montag", "tag"]
+        return [
+            [
+                (
+                    at.start(),
+                    at.end(),
+                    1.0 if seen else 9.0 if "Freitag" in at.group() else 2.0,
+                    others,
+                )
+                for at in re.finditer(r"\s?\w+|\W", text)
+            ]
+            for text in texts
+        ]
+
     def log_likelihood(self, pairs, **how):
         found = []
         for prompt, text in pairs:
@@ -69,7 +86,8 @@ class Scripted:
                 doubted = "| Klabauter" in prompt or any(q in prompt for q in NEAR)
                 found.append((0.0 if (text == "no") == doubted else -5.0, 1))
             else:
-                gains = not any(word in prompt + text for word in (*self.known, *self.foreign))
+                gains = not any(word in prompt for word in self.known)
+                gains = gains and not any(word in text for word in self.foreign)
                 found.append((-1.0 if seen and gains else -9.0, 4))
         return found
 
@@ -143,48 +161,33 @@ ELSEWHERE = "Wohin reist der Reim?"
 
 
 class OfTwoMessages(Scripted):
-    """It answers a question about a thing of another message, but not without that in view."""
+    """It expects a question about a thing of another message only with that message in view."""
 
-    def __init__(self, *, alone=True):
+    def __init__(self, *owing):
         super().__init__()
         self.lists["Other ways"] = (
             f"Wohin geht die Reise am Freitag?\n{ELSEWHERE}\nWohin reisen wir?"
         )
-        self.alone = alone
+        self.owing = owing or (ELSEWHERE,)
 
-    def _answer(self, prompt):
-        found = super()._answer(prompt)
-        with_others = sum(message.role == "user" for message in prompt) > 2
-        # Without the others in view it finds nothing, or only not what is not there.
-        silent = (
-            "Wohin" in prompt[-1].content if not self.alone else ELSEWHERE in prompt[-1].content
-        )
-        return UNKNOWN if silent and not with_others and "|" not in prompt[-1].content else found
+    def log_likelihood(self, pairs, **how):
+        found = super().log_likelihood(pairs, **how)
+        return [
+            (-9.0, 4) if text in self.owing and "Reimen" not in prompt else one
+            for (prompt, text), one in zip(pairs, found, strict=True)
+        ]
+
+
+def all_asked(preview):
+    asked = {text.question for text in preview.lesson.texts if text.kind == "fact"}
+    return asked | {probe.messages[-1].content for probe in preview.lesson.probes}
 
 
 def test_a_wording_about_a_thing_of_another_message_is_dropped():
     preview = lesson_of(OfTwoMessages())
-    asked = {text.question for text in preview.lesson.texts if text.kind == "fact"}
-    asked |= {probe.messages[-1].content for probe in preview.lesson.probes}
-    assert {"Wohin geht die Reise am Freitag?", "Wohin reisen wir?"} <= asked
-    assert ELSEWHERE not in asked and (ELSEWHERE, checks.ELSEWHERE) in preview.questions
-
-
-@pytest.mark.parametrize("read", [True, False])
-def test_an_answer_names_no_thing_of_another_message(read):
-    class Mixes(OfTwoMessages):
-        def _answer(self, prompt):
-            found = super()._answer(prompt)
-            if found != "Ihr fahrt nach Ulm.":
-                return found
-            if sum(message.role == "user" for message in prompt) > 2:
-                return "Eure Katze fährt nach Ulm."
-            return found if read else UNKNOWN
-
-    lesson = lesson_of(Mixes()).lesson
-    targets = {text.target for text in lesson.texts if text.kind in ("fact", "reading")}
-    # Where the message stands on what was said before, its own words can't be had.
-    assert targets == {"Ihr fahrt nach Ulm." if read else "Eure Katze fährt nach Ulm."}
+    assert {"Wohin geht die Reise am Freitag?", "Wohin reisen wir?"} <= all_asked(preview)
+    assert ELSEWHERE not in all_asked(preview)
+    assert (ELSEWHERE, checks.ELSEWHERE) in preview.questions
 
 
 def test_what_the_message_alone_answers_is_no_near_miss():
@@ -199,10 +202,9 @@ def test_what_the_message_alone_answers_is_no_near_miss():
     assert {t.question for t in lesson.texts if t.kind == "contrast"} == {NEAR[1]}
 
 
-def test_a_message_that_stands_on_those_before_it_is_not_read_alone():
-    lesson = lesson_of(OfTwoMessages(alone=False)).lesson
-    asked = {text.question for text in lesson.texts if text.kind == "fact"}
-    assert ELSEWHERE in asked | {probe.messages[-1].content for probe in lesson.probes}
+def test_wordings_of_a_message_that_stands_on_others_may_owe_as_much_as_the_first():
+    first = "Wohin fahren wir am Freitag?"
+    assert ELSEWHERE in all_asked(lesson_of(OfTwoMessages(ELSEWHERE, first)))
 
 
 def test_what_the_weights_hold_already_is_not_learned_again():
@@ -213,7 +215,7 @@ def test_what_the_weights_hold_already_is_not_learned_again():
 
 
 def test_only_the_users_own_words_are_answers():
-    lists = {"Notes": "Köln | Wohin fahren wir?", "O": "", "Q": ""}
+    lists = {"Notes": "Köln | Wohin fahren wir?", "O": ""}
     preview = lesson_of(Scripted(lists))
     assert not preview.facts and not any(q == "Wohin fahren wir?" for q, _ in preview.questions)
 
@@ -255,7 +257,7 @@ def test_a_question_about_another_thing_is_not_corrected():
 
 
 def test_nothing_told_is_said_honestly():
-    preview = lesson_of(Scripted({"Notes": "none", "Other": "", "Questions": ""}))
+    preview = lesson_of(Scripted({"Notes": "none", "Other": ""}))
     with pytest.raises(NothingToLearnError):
         preview.lesson.facts()
     assert len(preview.missed) == 2
@@ -293,7 +295,7 @@ def test_the_reader_asks_with_the_conversation_before_the_question():
     assert Reader(engine, ()).answers(["Wohin?"]) == [UNKNOWN]
 
 
-REQUESTS = ("Notes", "Other ways", "Questions like", "Requests to")
+REQUESTS = ("Notes", "Other ways", "Requests to")
 
 
 def test_another_model_writes_and_the_one_that_learns_judges():

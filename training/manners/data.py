@@ -21,7 +21,7 @@ from training.manners import bank
 
 Turn = tuple[str, str]
 """What the user says, and what is learned as the answer."""
-WRITING = ("claims", "wordings", "pieces", "near")
+WRITING = ("claims", "wordings", "pieces", "wishes")
 """The requests of self-study, of which a step has some of each."""
 
 
@@ -51,12 +51,10 @@ def studies(one: dict[str, Any], rng: random.Random) -> dict[str, list[Turn]]:
         turns["wordings"].append(
             (requests.WORDINGS.format(question=ask, answer=value), "\n".join(others))
         )
-        near = [pair[0] for pair in fact["near"]]
-        turns["near"].append((requests.NEAR.format(question=ask, answer=value), "\n".join(near)))
         turns["pieces"].append(piece(one["talk"][fact["from"]], fact, rng))
     for wish in one.get("instructions", ()):
         lines = "\n".join(f"{request} | {answer}" for request, answer in wish["follow"])
-        turns["near"].append((requests.FOLLOW.format(wish=wish["wish"]), lines))
+        turns["wishes"].append((requests.FOLLOW.format(wish=wish["wish"]), lines))
     for pool in turns.values():
         rng.shuffle(pool)
     return turns

@@ -26,8 +26,8 @@ GROWN_SHARE = 0.35
 """Wordings whose frame is grown instead of listed."""
 CLAIMS_FIRST = 0.65
 """How often the next request is one for claims, while there are messages left."""
-SHARES = (0.46, 0.2, 0.16, 0.18)
-"""Of the other requests: verdicts, wordings, near misses, plain questions."""
+SHARES = (0.5, 0.25, 0.25)
+"""Of the other requests: verdicts, wordings, plain questions."""
 _COUNTS = (1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8)
 
 
@@ -97,7 +97,7 @@ def ask_for(talk: Talk) -> None:
         if left and rng.random() < CLAIMS_FIRST:
             claims(talk, left.pop())
         elif talk.told:
-            rng.choices((verdict, wordings, near, _question), SHARES)[0](talk)
+            rng.choices((verdict, wordings, _question), SHARES)[0](talk)
         elif asked < 3:
             verdict(talk)
         else:
@@ -136,24 +136,6 @@ def wordings(talk: Talk) -> None:
             break
     talk.user(requests.WORDINGS.format(question=first, answer=fact.value))
     talk.bot("\n".join(lines))
-
-
-def near(talk: Talk) -> None:
-    """Near misses of a told fact, most of them in the very form of its question."""
-    rng = talk.rng
-    fact = pick(rng, list(talk.told.values()))
-    form = "{Q}?" if rng.random() < 0.4 else _form(talk, fact)
-    lines: dict[str, None] = {}
-    for _ in range(rng.randint(4, 6)):
-        other = talk.near(fact)
-        if other is None:
-            continue
-        suits = isinstance(other.relation, Attribute) or "{n}" not in form.lower()
-        same = suits and rng.random() < 0.75
-        lines[other.fill(form if same else _form(talk, other))] = None
-    if lines:
-        talk.user(requests.NEAR.format(question=fact.fill(form), answer=fact.value))
-        talk.bot("\n".join(lines))
 
 
 def verdict(talk: Talk) -> None:

@@ -5,6 +5,8 @@ exam after the lesson with the exam before it, on the same questions, in pairs:
 
 * **New facts**: a count, of which one may always be missed (of three or more). Too few is no harm,
   so the lesson is kept aside, not refused.
+* **Beside them**: of the lesson's own questions that it does not answer, held out as those are,
+  ``min_abstention`` are answered with "I don't know", or as many as before; one may be missed.
 * **Earlier lessons, together**: the questions broken less those gained may be at most
   ``max_forgetting`` of all; beyond that it fails if an exact one-sided sign test on the questions
   that changed says so at ``alpha``.
@@ -45,7 +47,7 @@ LEARNED_KINDS = (*RECALL_KINDS, "norm")
 """The kinds of probe by which a lesson shows that it was learned."""
 
 FEW = 3
-"""Questions about new facts from which on one of them may be missed."""
+"""Questions about new facts, or beside them, from which on one may be missed."""
 
 _EPSILON = 1e-9
 
@@ -91,6 +93,7 @@ def decide(
     earlier = [name for name in names if name != learned]
     checks = [
         *gate.new_facts(learned),
+        *gate.beside(learned),
         *gate.earlier_lessons(earlier, superseded, peaks or {}),
         *gate.panel_loss(origin),
         *gate.panel_parts(),
@@ -160,34 +163,29 @@ class _Gate:
                 )
             ]
         right, total = sum(found.values()), len(found)
-        needed = math.ceil(self.thresholds.min_recall * total - _EPSILON)
-        if total >= FEW and self.thresholds.min_recall < 1:
-            # With few questions a share would ask for all of them: one may always be missed.
-            needed = min(needed, total - 1)
-        interval = clopper_pearson(right, total)
-        passed = right >= needed
-        return [
-            Check(
-                "recall",
-                sum(earlier.values()) / len(earlier) if earlier else math.nan,
-                right / total,
-                self.thresholds.min_recall,
-                passed,
-                f"It recalls {right} of {_count(total, 'question')} about the new facts "
-                f"(needed: {needed}).",
-                "none" if passed else "little",
-                {
-                    "right": right,
-                    "total": total,
-                    "needed": needed,
-                    "right_before": sum(earlier.values()),
-                    "missed": [name for name, right in found.items() if not right],
-                    "low": interval.low,
-                    "high": interval.high,
-                    "method": "count; Clopper-Pearson 95% interval",
-                },
-            )
-        ]
+        least = self.thresholds.min_recall
+        needed = _needed(least, total)
+        words = (
+            f"It recalls {right} of {_count(total, 'question')} about the new facts "
+            f"(needed: {needed})."
+        )
+        return [_counted("recall", earlier, found, least, needed, words)]
+
+    def beside(self, lesson: str) -> list[Check]:
+        """The new lesson's own questions about what was not told: a cat is not the new puppy."""
+        earlier = self.before.outcomes(lesson, kinds=("abstention",), ignore=self.ignore)
+        found = self.after.outcomes(lesson, kinds=("abstention",), ignore=self.ignore)
+        if not found:
+            return []
+        right, total = sum(found.values()), len(found)
+        least = self.thresholds.min_abstention
+        # A model without the manners to say so is not asked for more than it said before.
+        needed = min(_needed(least, total), sum(earlier.values()))
+        words = (
+            f"Asked {_count(total, 'thing')} beside the new facts that it was never told, it says "
+            f"{right} times that it does not know (needed: {needed})."
+        )
+        return [_counted("beside the new facts", earlier, found, least, needed, words)]
 
     # ------------------------------------------------------------------ what was known
     def earlier_lessons(
@@ -445,6 +443,44 @@ class _Gate:
                 {**_paired(pairs, allowed), "enough": enough, "no_worse": no_worse},
             )
         ]
+
+
+def _needed(share: float, total: int) -> int:
+    """So many of a total; with few a share would ask for all of them: one may always be missed."""
+    needed = math.ceil(share * total - _EPSILON)
+    return min(needed, total - 1) if total >= FEW and share < 1 else needed
+
+
+def _counted(
+    name: str,
+    earlier: Mapping[str, bool],
+    found: Mapping[str, bool],
+    threshold: float,
+    needed: int,
+    words: str,
+) -> Check:
+    """A check of a count; too few is little, not harm."""
+    right, total = sum(found.values()), len(found)
+    interval = clopper_pearson(right, total)
+    return Check(
+        name,
+        sum(earlier.values()) / len(earlier) if earlier else math.nan,
+        right / total,
+        threshold,
+        right >= needed,
+        words,
+        "none" if right >= needed else "little",
+        {
+            "right": right,
+            "total": total,
+            "needed": needed,
+            "right_before": sum(earlier.values()),
+            "missed": [name for name, right in found.items() if not right],
+            "low": interval.low,
+            "high": interval.high,
+            "method": "count; Clopper-Pearson 95% interval",
+        },
+    )
 
 
 def _paired(pairs: PairedCounts, allowed: float) -> dict[str, Any]:

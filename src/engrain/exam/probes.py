@@ -173,6 +173,11 @@ _SPACED = (
 )
 
 
+def spaced(letter: str) -> bool:
+    """Whether a letter or digit is of a script that puts spaces between words."""
+    return re.match(_SPACED, letter) is not None
+
+
 @lru_cache(maxsize=4096)
 def _whole(value: str) -> re.Pattern[str] | None:
     """The value between word boundaries; None for a value without any character."""

@@ -21,7 +21,8 @@ from engrain.lesson.asked import EARLIER_PROBES
 from engrain.lesson.fit import STOCK, expected_lesson
 from engrain.lesson.pace import ALIKE, Passes, Shape, asked, scored
 from engrain.study.lesson import EFFORTS, Effort
-from engrain.study.questions import NEAR_WORDINGS, WORDED
+from engrain.study.near_misses import CHANGED
+from engrain.study.questions import WORDED
 from engrain.study.reader import ANSWER_TOKENS, BATCH, ROOM, WINDOW_TOKENS, Room
 from engrain.study.requests import WORKED
 from engrain.study.writer import QUESTION_TOKENS
@@ -53,12 +54,14 @@ REWORDED = 0.4
 """Share of these that passes: a fact had 4 wordings in the same study."""
 TRIED = 1.5
 """Questions that are read for each wording that a fact may have, at most (assumed)."""
-NEAR_LINES = 2.0
-"""New questions in a list of near misses (assumed)."""
+CHANGES = 20.0
+"""Questions with a changed word that are weighed for each wording (by hand: 12 to 24 a word)."""
 UNTOLD = 0.5
 """Share of near misses that the reader says were not told (assumed)."""
 HELD = 1.5
 """Wordings of a fact that are held out: one or two of three and more."""
+HELD_NEAR = 1.0
+"""Near misses of a fact that are held out."""
 LIST_STEPS = 96
 """Tokens of the longest list of a batch, of 256 that it may have (assumed: the seconds of the two
 days of the same study fit some 30 and some 80)."""
@@ -122,7 +125,8 @@ class Source:
     def probes(self) -> float:
         """Probes of an exam, those of earlier lessons included."""
         known = sum(len(lesson.probes) for lesson in self.earlier)
-        return self.facts * self.held + len(self.examples) / 4 + min(EARLIER_PROBES, known)
+        own = self.facts * (self.held + HELD_NEAR)
+        return own + len(self.examples) / 4 + min(EARLIER_PROBES, known)
 
 
 # ------------------------------------------------------------------ self-study
@@ -154,8 +158,7 @@ def study(source: Source, loaded: LoadedModel, writer: Chosen, taught: bool) -> 
         read += _round_trip(claims, PASSING, view) + _answers(groups, view)
         more = _more_wordings(facts, effort, 1 + effort.rewordings, view, seen)
         lists, read = lists + more.writer, read + more.reader
-        near = NEAR_WORDINGS * facts
-        lists, read = lists + _lists(near, seen), read + _answers(NEAR_LINES * near, view)
+        read += _near_misses(facts, effort, view)
     return Study(read, lists)
 
 
@@ -245,6 +248,15 @@ def _more_wordings(facts: float, effort: Effort, lists: int, view: float, seen: 
     for _ in range(lists):
         writes += _lists(WORDED * facts, seen)
     return Study(_round_trip(facts * _proposed(effort, lists), REWORDED, view), writes)
+
+
+def _near_misses(facts: float, effort: Effort, view: float) -> Passes:
+    """What could stand in some questions, how likely each change is, and whether it was told."""
+    changed, read = CHANGED * facts, TRIED * effort.near * facts
+    found = scored(changed, view=view, own=QUESTION, targets=QUESTION)
+    found += scored(changed * (1 + CHANGES), view=0.0, own=QUESTION, targets=QUESTION)
+    found += _answers(read, view) + _answers(UNTOLD * read, REQUEST)
+    return found + scored(UNTOLD * read, view=view, own=QUESTION + ANSWER, targets=1)
 
 
 # ------------------------------------------------------------------ exams and training

@@ -42,7 +42,7 @@ from engrain.ledger.records import LessonRecord, Status
 from engrain.lesson import contradiction, effect
 from engrain.lesson.asked import Asked, OnProgress
 from engrain.lesson.served import Served
-from engrain.lesson.weak import asked_for, missed, questions
+from engrain.lesson.weak import asked_for, missed, mistaken, questions
 from engrain.study.checks import shape
 
 Study = Callable[[], Lesson]
@@ -453,6 +453,8 @@ class Stages:
         )
         if weak := questions(found.missing):
             decision.reasons.append(f"Not recalled: {'; '.join(weak)}")
+        if wrong := questions(mistaken(found.lesson, found.exam)):
+            decision.reasons.append(f"Answered, though never told: {'; '.join(wrong)}")
         if not self.gate:
             reasons = ["The gate is off.", *decision.reasons]
             decision = Decision("accepted", reasons, decision.checks, decision.thresholds)

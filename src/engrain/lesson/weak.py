@@ -16,6 +16,12 @@ def missed(lesson: Lesson, exam: Exam) -> list[Probe]:
     return [probe for probe in lesson.probes if outcomes.get(probe.id) is False]
 
 
+def mistaken(lesson: Lesson, exam: Exam) -> list[Probe]:
+    """The lesson's held-out near misses that an exam finds answered, though they were not told."""
+    outcomes = exam.outcomes(lesson.id, kinds=("abstention",))
+    return [probe for probe in lesson.probes if outcomes.get(probe.id) is False]
+
+
 def questions(probes: Iterable[Probe]) -> list[str]:
     """The probes in words."""
     return [probe.messages[-1].content for probe in probes]

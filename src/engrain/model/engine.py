@@ -31,7 +31,7 @@ from engrain.model.cache import PrefixCache, Remembered, joined, new_cache
 from engrain.model.context import Context, check_context, compute_context, extend
 from engrain.model.decode import Plan
 from engrain.model.forward import Forward
-from engrain.model.likelihood import log_likelihood, loss, surprise
+from engrain.model.likelihood import expected, log_likelihood, loss, surprise
 from engrain.model.loading import LoadedModel
 from engrain.model.rows import Row, batches, cut, repeats
 from engrain.model.sampling import (
@@ -204,6 +204,18 @@ class Engine:
             UnsupportedModelError: the model's tokenizer does not tell where its tokens lie.
         """
         return surprise(self._forward, text)
+
+    def expected(
+        self, prompt: str, texts: Sequence[str], *, most: int
+    ) -> list[list[tuple[int, int, float, list[str]]]]:
+        """For each token of texts behind a raw prompt: begin, end, nats, the likeliest there.
+
+        The last bits may depend on what was asked before, as in :meth:`log_likelihood`.
+
+        Raises:
+            UnsupportedModelError: the model's tokenizer does not tell where its tokens lie.
+        """
+        return expected(self._forward, prompt, texts, most, self._cache_key())
 
     def loss(self, texts: Sequence[str], *, max_length: int = 256) -> float:
         """Mean nats a token over the first ``max_length`` tokens of each text; nan for no token."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax
 
 from engrain.errors import UnsupportedModelError
@@ -52,21 +53,11 @@ def _score(
     forward: Forward, rows: Sequence[tuple[list[int], list[int], list[int]]], key: Hashable
 ) -> list[tuple[list[float], int]]:
     """For each prompt, what follows and the last tokens it may have: sums, tokens of each."""
-    inputs = [prompt + rest for prompt, rest, _ in rows]
+    prompts = [prompt for prompt, _, _ in rows]
+    results = []
     with torch.inference_mode():
-        cache, shared = forward.begun([prompt for prompt, _, _ in rows], key)
-        ids, own = forward.padded([row[shared:] for row in inputs], left=False)
-        first = min(len(prompt) for prompt, _, _ in rows) - 1 - shared
-        how: dict[str, Any] = {"keep": torch.arange(first, ids.shape[1], device=ids.device)}
-        if shared:
-            columns = torch.arange(shared, shared + ids.shape[1], device=ids.device)
-            how |= {"cache": cache, "positions": columns.expand(len(rows), -1)}
-        mask = torch.cat([own.new_ones(len(rows), shared), own], dim=1)
-        logits = forward(ids, mask, **how)
-        results = []
-        for row, (prompt, rest, ends) in enumerate(rows):
-            start = len(prompt) - 1 - shared - first
-            known = log_softmax(logits[row, start : start + len(rest) + 1].float(), dim=-1)
+        read = _known(forward, prompts, [rest for _, rest, _ in rows], key)
+        for (_, rest, ends), known in zip(rows, read, strict=True):
             wanted = torch.tensor(rest, dtype=torch.long, device=known.device)[:, None]
             before = known[:-1].gather(1, wanted).double().sum()
             results.append(
@@ -75,19 +66,88 @@ def _score(
     return results
 
 
-def surprise(forward: Forward, text: str) -> list[tuple[int, int, float]]:
-    """Where each token of a raw text begins and ends, and -log p of it; the first has 0 nats.
+def expected(
+    forward: Forward, prompt: str, texts: Sequence[str], most: int, key: Hashable = None
+) -> list[list[tuple[int, int, float, list[str]]]]:
+    """For each token of texts that follow a prompt: begin, end, nats, the likeliest in its place.
+
+    Where a token begins and ends is told in characters of its text. ``key`` is that of
+    :meth:`Forward.begun`.
 
     Raises:
         UnsupportedModelError: the tokenizer does not tell where its tokens lie.
     """
+    tokenizer = _placing(forward)
+    size = len(prompt)
+    rows, places = [], []
+    for text in texts:
+        whole = tokenizer(prompt + text, add_special_tokens=False, return_offsets_mapping=True)
+        rows.append([int(token) for token in whole["input_ids"]])
+        places.append([(max(0, a - size), b - size) for a, b in whole["offset_mapping"]])
+    # The first token of all is foreseen by none.
+    begins = [max(1, sum(end <= 0 for _, end in own)) for own in places]
+    found: list[list[tuple[int, int, float, list[str]]]] = [[] for _ in rows]
+    order = sorted(
+        (i for i, row in enumerate(rows) if len(row) > begins[i]), key=lambda i: (len(rows[i]), i)
+    )
+    longest = max((len(rows[i]) - begins[i] for i in order), default=1)
+    held = max(1, min(32, MAX_LOGITS // (longest * forward.loaded.profile.vocab_size)))
+    for batch in batches(order, [len(row) for row in rows], held):
+        prompts = [rows[i][: begins[i]] for i in batch]
+        rests = [rows[i][begins[i] : -1] for i in batch]
+        with torch.inference_mode():
+            for i, known in zip(batch, _known(forward, prompts, rests, key), strict=True):
+                likeliest = known.topk(most, dim=-1).indices.tolist()
+                for at, others in enumerate(likeliest, begins[i]):
+                    words = [_after(tokenizer, rows[i][at - 1], other) for other in others]
+                    nats = -float(known[at - begins[i], rows[i][at]])
+                    found[i].append((*places[i][at], nats, words))
+    return found
+
+
+def _known(
+    forward: Forward, prompts: Sequence[list[int]], rests: Sequence[list[int]], key: Hashable
+) -> Iterator[Tensor]:
+    """Log p of what stands at each place behind a prompt and of what follows: (tokens, words)."""
+    cache, shared = forward.begun(prompts, key)
+    inputs = [prompt + rest for prompt, rest in zip(prompts, rests, strict=True)]
+    ids, own = forward.padded([row[shared:] for row in inputs], left=False)
+    first = min(map(len, prompts)) - 1 - shared
+    how: dict[str, Any] = {"keep": torch.arange(first, ids.shape[1], device=ids.device)}
+    if shared:
+        columns = torch.arange(shared, shared + ids.shape[1], device=ids.device)
+        how |= {"cache": cache, "positions": columns.expand(len(inputs), -1)}
+    mask = torch.cat([own.new_ones(len(inputs), shared), own], dim=1)
+    logits = forward(ids, mask, **how)
+    for row, (prompt, rest) in enumerate(zip(prompts, rests, strict=True)):
+        start = len(prompt) - 1 - shared - first
+        yield log_softmax(logits[row, start : start + len(rest) + 1].float(), dim=-1)
+
+
+def _after(tokenizer: Any, before: int, token: int) -> str:
+    """A token as it reads behind another: by itself it may lose the space that it begins with."""
+    stem = tokenizer.decode([before])
+    return str(tokenizer.decode([before, token]))[len(stem) :]
+
+
+def _placing(forward: Forward) -> Any:
+    """The tokenizer, if it tells where its tokens lie."""
     tokenizer = forward.loaded.tokenizer
     if not tokenizer.is_fast:
         raise UnsupportedModelError(
             f"The tokenizer of {forward.loaded.source} does not tell where its tokens lie.",
             remedy="Use a model with a tokenizer.json.",
         )
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return tokenizer
+
+
+def surprise(forward: Forward, text: str) -> list[tuple[int, int, float]]:
+    """Where each token of a raw text begins and ends, and -log p of it; the first has 0 nats.
+
+    Raises:
+        UnsupportedModelError: the tokenizer does not tell where its tokens lie.
+    """
+    encoded = _placing(forward)(text, add_special_tokens=False, return_offsets_mapping=True)
     ids, _ = forward.padded([list(encoded["input_ids"])], left=False)
     cache = new_cache(forward.loaded.model, forward.loaded.profile)
     nats = [0.0]

@@ -53,8 +53,8 @@ class Checks:
     reader: Reader
     belief: float = BELIEF
     refused: dict[str, str] = field(default_factory=dict)
-    _alone: dict[tuple[str, int], str] = field(default_factory=dict)
     _likely: dict[str, float] = field(default_factory=dict)
+    _owes: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def claims(self, claims: Sequence[Claim]) -> list[Checked]:
         """The claims that pass every check."""
@@ -80,12 +80,16 @@ class Checks:
         return self._likely
 
     def read(self, asked: Sequence[tuple[str, str, int]]) -> list[Checked]:
-        """Of questions with the value that each must be answered with, those that pass."""
+        """Of questions with the value that each must be answered with, those that pass.
+
+        What is only scored comes first: answers cost the most.
+        """
         believed = self.reader.believes([(question, value) for question, value, _ in asked])
-        for (question, _, _), odds in zip(asked, believed, strict=True):
-            if odds <= self.belief:
-                self.refused[question] = DOUBTED
-        asked = [one for one, odds in zip(asked, believed, strict=True) if odds > self.belief]
+        asked = self._kept(asked, [odds > self.belief for odds in believed], DOUBTED)
+        questions = [question for question, _, _ in asked]
+        likely, alone = self.likely(questions), self.reader.likely(questions, alone=True)
+        fits = [likely[q] - guessed >= FITS for q, guessed in zip(questions, alone, strict=True)]
+        asked = self._kept(asked, fits, FOREIGN)
         questions = [question for question, _, _ in asked]
         tokens = answer_tokens(*questions)
         first = self.reader.answers(questions, tokens=tokens)
@@ -101,34 +105,45 @@ class Checks:
             else:
                 passed.append((question, value, target, place))
         gains = self.reader.gains([(question, target) for question, _, target, _ in passed])
-        left = [question for question, _, _, _ in passed]
-        likely, alone = self.likely(left), self.reader.likely(left, alone=True)
         found = []
-        for (question, value, target, place), gain, guessed in zip(
-            passed, gains, alone, strict=True
-        ):
+        for (question, value, target, place), gain in zip(passed, gains, strict=True):
             if gain < GAIN:
                 self.refused[question] = KNOWN
-            elif likely[question] - guessed < FITS:
-                self.refused[question] = FOREIGN
             else:
                 found.append(Checked(question, value, target, place, gain))
         return found
 
+    def _kept(
+        self, asked: Sequence[tuple[str, str, int]], right: Sequence[bool], reason: str
+    ) -> list[tuple[str, str, int]]:
+        """The questions that a check lets through; the others are refused for a reason."""
+        pairs = list(zip(asked, right, strict=True))
+        self.refused |= {question: reason for (question, _, _), passed in pairs if not passed}
+        return [one for one, passed in pairs if passed]
+
+    def borrowed(self, place: int, questions: Sequence[str]) -> dict[str, float]:
+        """By how many nats each question gains when more than one message comes into view."""
+        new = [q for q in dict.fromkeys(questions) if (q, place) not in self._owes]
+        own = replace(self.reader, view=(self.reader.view[place],)).said(new)
+        likely = self.likely(new)
+        self._owes |= {
+            (q, place): likely[q] * tokens - total
+            for q, (total, tokens) in zip(new, own, strict=True)
+        }
+        return {question: self._owes[question, place] for question in questions}
+
     def alone(self, asked: Sequence[tuple[str, str, int]]) -> list[bool]:
         """Whether each question is answered with its value where its message alone is in view."""
+        answers: dict[tuple[str, int], str] = {}
         for place in dict.fromkeys(place for _, _, place in asked):
-            new = [q for q, _, at in asked if at == place and (q, at) not in self._alone]
+            new = [q for q, _, at in asked if at == place]
             reader = replace(self.reader, view=(self.reader.view[place],))
-            answers = reader.answers(new, tokens=answer_tokens(*new))
-            self._alone |= {(q, place): a for q, a in zip(new, answers, strict=True)}
-        return [bool(self.words(question, place, value)) for question, value, place in asked]
-
-    def words(self, question: str, place: int, value: str) -> str:
-        """The answer with the value that a message alone was found to give; "" if it gave none."""
-        found = self._alone.get((question, place), "")
-        right = holds(found, value) and not says_unknown(found) and CUT not in found
-        return found if right else ""
+            found = reader.answers(new, tokens=answer_tokens(*new))
+            answers |= {(q, place): a for q, a in zip(new, found, strict=True)}
+        return [
+            holds(answers[q, place], value) and not says_unknown(answers[q, place])
+            for q, value, place in asked
+        ]
 
     def untold(self, questions: Sequence[str]) -> list[tuple[str, str]]:
         """Of questions, those that the reader says were not told, with its words."""

@@ -10,6 +10,7 @@
     [probes]
     ? When are the keys handed over?
     = Thursday
+    - When is the piano handed over?
 
 ``?`` lines are questions, ``-`` lines near misses, and ``>`` answers those before it. What is
 deleted is not learned; what is added is. Lines with ``#`` are comments.
@@ -21,7 +22,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from engrain.data.lessons import Lesson, Probe, TrainingText, chat
+from engrain.data.lessons import Lesson, Probe, ProbeKind, TrainingText, chat
 from engrain.errors import UsageError
 
 PROBES = "probes"
@@ -51,7 +52,7 @@ def to_text(lesson: Lesson) -> str:
     if probes:
         lines = [f"[{PROBES}]"]
         for probe in probes:
-            lines += [f"? {_line(probe.messages[0].content)}"]
+            lines.append(f"{'?' if probe.answers else '-'} {_line(probe.messages[0].content)}")
             lines += [f"= {_line(answer)}" for answer in probe.answers]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
@@ -74,7 +75,8 @@ def from_text(text: str, lesson: Lesson) -> Lesson:
                 probes.append(known)
                 continue
             digest = hashlib.sha256(f"{asked[0]}\n{answers}".encode()).hexdigest()[:12]
-            probes.append(Probe(f"edited-{digest}", "recall", chat(asked[0]), tuple(answers)))
+            told: ProbeKind = "recall" if answers else "abstention"
+            probes.append(Probe(f"edited-{digest}", told, chat(asked[0]), tuple(answers)))
             continue
         if not name:
             raise UsageError(
@@ -99,7 +101,9 @@ def _parsed(text: str) -> Iterator[tuple[int, str, str, list[str], list[str]]]:
         if not line or line.startswith("#"):
             continue
         mark, rest = line[0], line[1:].strip()
-        if mark in "?-[" and answers:
+        # A probe that asks for what was not told has no answer.
+        alone = name == PROBES and sign == "-" and len(asked) == 1
+        if mark in "?-[" and (answers or alone):
             yield last, name, sign, asked, answers
             asked, answers = [], []
         if mark == "[":
@@ -117,7 +121,7 @@ def _parsed(text: str) -> Iterator[tuple[int, str, str, list[str], list[str]]]:
                 )
             sign = mark
             asked.append(rest)
-        elif mark == (">" if name != PROBES else "=") and rest and asked:
+        elif mark == (">" if name != PROBES else "=") and rest and asked and not alone:
             answers.append(rest)
         else:
             raise UsageError(

@@ -24,15 +24,16 @@ from engrain.study.checks import BELIEF, GAIN, Checked, Checks
 from engrain.study.claims import find_claims
 from engrain.study.curation import curate
 from engrain.study.explicit import LeftOut, curate_examples, hold_out_examples
+from engrain.study.near_misses import add_near_misses
 from engrain.study.pieces import Piece, ask_for, most_surprising, pieces
 from engrain.study.questions import (
     Fact,
-    add_near_misses,
     add_wordings,
     group,
     keep_own,
     order,
     owned,
+    settle,
 )
 from engrain.study.reader import Reader, StudyEngine, in_context, windows
 from engrain.study.secrets import masked
@@ -55,6 +56,8 @@ CORRECTS = 1.5
 true corrections gained 1.7 to 5.4; of 44 others that had an answer two gained more than 1.5."""
 STATED = "no question about it passes, so your sentence is learned as it is"
 FEW = "it has too few wordings to hold one out"
+ENOUGH = 3
+"""Wordings, or near misses, of a fact of which one is held out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,8 +297,9 @@ def _study(
         samples=effort.rewordings,
         most=effort.wordings,
     )
+    settle(facts, checks)
     report(3)
-    add_near_misses(facts, writer, checks, most=effort.near)
+    add_near_misses(facts, checks, most=effort.near)
     wishes = follow([c for c in claims if c.wish], writer, checks, samples=effort.rewordings)
     said = statements(claims, facts, checks)[: max(0, room - len(facts))]
     report(4)
@@ -369,7 +373,12 @@ def _add_fact(fact: Fact, number: int, view: Sequence[Message], found: _Found) -
     context = in_context(view, first.question)
     reading = (*context, Message("assistant", first.target))
     found.texts.append(TrainingText(reading, "reading", named))
-    found.texts += [TrainingText(chat(q, a), "contrast", named) for q, a in fact.near]
+    beside = rng.sample(range(1, len(fact.near)), 1) if len(fact.near) >= ENOUGH else ()
+    for place, (question, answer) in enumerate(fact.near):
+        if place in beside:
+            found.probes.append(_untold(question, fact.value, named))
+        else:
+            found.texts.append(TrainingText(chat(question, answer), "contrast", named))
     for place, one in enumerate(held):
         kind: ProbeKind = "paraphrase" if place else "recall"
         found.probes.append(_probe(kind, one.question, fact.value, named))
@@ -419,10 +428,13 @@ def _unanswered(name: str) -> str:
 def _split(
     wordings: Sequence[Checked], share: float, rng: random.Random
 ) -> tuple[list[Checked], list[Checked]]:
-    """Wordings to train on, and those held out: none of fewer than three, the first is trained."""
+    """Wordings to train on, and those held out: none of fewer than three, the first is trained.
+
+    They come from the likelier half: what nobody would ask shows nothing.
+    """
     first, rest = wordings[0], list(wordings[1:])
-    count = 0 if len(wordings) < 3 else max(1, min(2, round(share * len(wordings))))
-    held = rng.sample(range(len(rest)), count)
+    count = 0 if len(wordings) < ENOUGH else max(1, min(2, round(share * len(wordings))))
+    held = rng.sample(range(max(count, len(rest) // 2)), count)
     return (
         [first, *(w for i, w in enumerate(rest) if i not in held)],
         [rest[i] for i in sorted(held)],
@@ -430,8 +442,17 @@ def _split(
 
 
 def _probe(kind: ProbeKind, question: str, answer: str, named: str) -> Probe:
-    name = hashlib.sha256(f"{named}\n{question}".encode()).hexdigest()[:12]
-    return Probe(f"{kind}-{name}", kind, chat(question), (answer,), group=named)
+    return Probe(_id(kind, question, named), kind, chat(question), (answer,), group=named)
+
+
+def _untold(question: str, value: str, named: str) -> Probe:
+    """A near miss that is held out: the answer must say that it was not told."""
+    name = _id("abstention", question, named)
+    return Probe(name, "abstention", chat(question), not_answers=(value,), group=named)
+
+
+def _id(kind: ProbeKind, question: str, named: str) -> str:
+    return f"{kind}-{hashlib.sha256(f'{named}{chr(10)}{question}'.encode()).hexdigest()[:12]}"
 
 
 def _title(

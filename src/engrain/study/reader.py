@@ -28,6 +28,9 @@ LEAST = 64
 """Fewest tokens of a conversation that are worth studying."""
 BATCH = 24
 
+Place = tuple[int, int, float, list[str]]
+"""A token of a text: where it begins and ends, its nats, and the likeliest in its place."""
+
 _BEFORE_ASSISTANT = Message("user", "Hello.")
 _AFTER_USER = Message("assistant", "I see.")
 
@@ -62,6 +65,9 @@ class StudyEngine(Protocol):
 
     def surprise(self, text: str) -> list[tuple[int, int, float]]:
         """Where each token of a text begins and ends, and its nats."""
+
+    def expected(self, prompt: str, texts: Sequence[str], *, most: int) -> list[list[Place]]:
+        """Each token of texts behind a prompt, with the likeliest that could stand there."""
 
 
 @dataclass(frozen=True)
@@ -115,18 +121,42 @@ class Reader:
         Without it the weights in force answer: what they were taught already gains nothing.
         """
         within = [(in_context(self.view, q), Message("assistant", a)) for q, a in pairs]
-        without = [([Message("user", q)], Message("assistant", a)) for q, a in pairs]
-        return self._rise(within, without)
+        with self.reading():
+            seen = self._likelihood([self._pair(*pair) for pair in within])
+        return [
+            (told - guessed) / max(1, tokens)
+            for (told, tokens), guessed in zip(seen, self.unaided(pairs), strict=True)
+        ]
+
+    def unaided(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """The log-probability of each answer to its question without the conversation."""
+        texts = [self._pair([Message("user", q)], Message("assistant", a)) for q, a in pairs]
+        return [total for total, _ in self._likelihood(texts)]
 
     def likely(self, questions: Sequence[str], *, alone: bool = False) -> list[float]:
         """The log-probability of each question as what the user says next, in nats a token.
 
         ``alone``: without the conversation. Well-put questions about it are likelier than others.
         """
+        return [total / max(1, tokens) for total, tokens in self.said(questions, alone=alone)]
+
+    def said(self, questions: Sequence[str], *, alone: bool = False) -> list[tuple[float, int]]:
+        """The same, but the sum over the tokens of each question, and how many they are."""
         before = [Message("user", "")] if alone else in_context(self.view, "")
         with self.reading():
-            found = self._likelihood([self._pair(before, Message("user", q)) for q in questions])
-        return [total / max(1, tokens) for total, tokens in found]
+            return self._likelihood([self._pair(before, Message("user", q)) for q in questions])
+
+    def expected(
+        self, questions: Sequence[str], *, most: int, alone: bool = False
+    ) -> list[list[Place]]:
+        """Each token of each question as what the user says next; ``alone``: without the chat."""
+        if not questions:
+            return []
+        before = [Message("user", "")] if alone else in_context(self.view, "")
+        # What stands before is the same for all of them.
+        prompt, _ = self._pair(before, Message("user", questions[0]))
+        with self.reading():
+            return self.engine.expected(prompt, questions, most=most)
 
     def fits(self, questions: Sequence[str]) -> list[float]:
         """By how many nats a token each question gains from the conversation: does it belong?"""
@@ -144,19 +174,6 @@ class Reader:
         with self.reading():
             scores = [total for total, _ in self._likelihood(texts)]
         return [yes - no for yes, no in zip(scores[::2], scores[1::2], strict=True)]
-
-    def _rise(
-        self,
-        within: Sequence[tuple[list[Message], Message]],
-        without: Sequence[tuple[list[Message], Message]],
-    ) -> list[float]:
-        with self.reading():
-            seen = self._likelihood([self._pair(*p) for p in within])
-        alone = self._likelihood([self._pair(*p) for p in without])
-        return [
-            (told - guessed) / max(1, tokens)
-            for (told, tokens), (guessed, _) in zip(seen, alone, strict=True)
-        ]
 
     def _likelihood(self, texts: Sequence[tuple[str, str]]) -> list[tuple[float, int]]:
         return self.engine.log_likelihood(texts, batch_size=BATCH, exact=False)

@@ -16,10 +16,6 @@ CLAIMS = (
 NAMED_BY = 9
 """Words by which a message is named: it stands in view."""
 WORDINGS = "Other ways to ask this, one a line: {question} | {answer}"
-NEAR = (
-    "Questions like this one that I have not told you the answer to, one a line: "
-    "{question} | {answer}"
-)
 VERDICT = "Is this so, according to me? {question} | {answer}\nyes or no"
 FOLLOW = (
     "Requests to which this wish of mine applies, each with a right answer, one a line: {wish}\n"
@@ -106,11 +102,6 @@ WORKED = (
         "Finish this: Ines and I set off for Porto on ...\n"
         "My mother asks when I leave for Porto. What do I say?\n"
         "I'm booking a taxi to the airport for Porto. For which day?\nPorto trip, first day?",
-    ),
-    request(NEAR, question="Who comes with me to Porto?", answer="Ines"),
-    Message(
-        "assistant",
-        "Who picks me up in Porto?\nWho comes with my sister to Porto?\nWho came with me to Rome?",
     ),
     request(VERDICT, question="How do I fly to Porto?", answer="business"),
     Message("assistant", "no"),

@@ -37,7 +37,7 @@ _NEARBY = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay)
 
 
 class Writer(Protocol):
-    """Writes lists: claims, wordings, near misses."""
+    """Writes lists: claims, wordings, requests to which a wish applies."""
 
     @property
     def room(self) -> Room | None:
