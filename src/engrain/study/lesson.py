@@ -31,6 +31,7 @@ from engrain.study.questions import (
     add_wordings,
     group,
     keep_own,
+    merge,
     order,
     owned,
     settle,
@@ -285,6 +286,7 @@ def _study(
         left = most_surprising(left, ASKED * max(0, room - len(facts)))
         more = checks.best(ask_for(writer, view, left, samples=effort.pieces))
         facts = group([w for fact in facts for w in fact.wordings] + more)[: max(0, room)]
+    facts = merge(facts)
     order(facts, checks)
     keep_own(facts, checks)
     found.corrects += _corrections(checks, facts, earlier)

@@ -51,6 +51,31 @@ def group(claims: Sequence[Checked]) -> list[Fact]:
     return facts
 
 
+def merge(facts: Sequence[Fact]) -> list[Fact]:
+    """Facts of one message that are only ever answered together are one: "Mrs." and "Adeyemi"."""
+    kept: list[Fact] = []
+    for fact in facts:
+        same = next((place for place, one in enumerate(kept) if _together(one, fact)), None)
+        if same is None:
+            kept.append(fact)
+            continue
+        value = max(kept[same].value, fact.value, key=len)
+        both = [*kept[same].wordings, *fact.wordings]
+        kept[same] = Fact([replace(wording, value=value) for wording in both])
+    return kept
+
+
+def _together(one: Fact, other: Fact) -> bool:
+    """Whether each answer to one holds the other's value, too, which its question does not name."""
+    if one.wordings[0].message != other.wordings[0].message:
+        return False
+    return all(
+        holds(wording.target, value) and not holds(wording.question, value)
+        for fact, value in ((one, other.value), (other, one.value))
+        for wording in fact.wordings
+    )
+
+
 def add_wordings(
     facts: Sequence[Fact],
     writer: Writer,
