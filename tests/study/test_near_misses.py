@@ -196,6 +196,24 @@ def test_a_wording_that_owes_much_to_another_message_is_dropped() -> None:
     assert mixed not in asked_of(dropped) and len(asked_of(dropped)) == 3
 
 
+def test_near_misses_have_the_forms_of_what_is_trained_and_not_of_probes() -> None:
+    things = [" Hund", " Kater", " Hof", " Vogel"]
+    engine = Foreseeing({"Welpe": 8.0}, {"Welpe": (things, things)})
+    ways = [f"Wie, Fall {i}, heißt unser Welpe?" for i in range(9)]
+    engine.lists["Other"] = "\n".join(ways)
+    lesson = make_lesson(engine, [Conversation(TOLD)], name="l").lesson
+    held = [p.messages[-1].content for p in lesson.probes if p.kind != "abstention"]
+    near = [text.question for text in lesson.texts if text.kind == "contrast"]
+    near += [p.messages[-1].content for p in lesson.probes if p.kind == "abstention"]
+    assert held and near
+    for probe in held:
+        begun = probe.partition("Welpe")[0]
+        assert not any(question.startswith(begun) for question in near)
+    for question in near:
+        begun = question.rsplit(" ", 1)[0]
+        assert any(text.question.startswith(begun) for text in lesson.facts())
+
+
 def asked_of(engine: Foreseeing) -> set[str]:
     lesson = make_lesson(engine, [Conversation(TOLD)], name="l").lesson
     asked = {text.question for text in lesson.facts()}

@@ -22,7 +22,7 @@ TOLD = chat(
     "Gern, ich fang gleich damit an.",
 )
 UNKNOWN = "I don't know. You haven't told me."
-NEAR = ("Wohin fahren wir am Montag?", "Wohin geht die Reise am Montag?")
+NEAR = ("Wohin fahren wir am Montag?", "Wohin geht der Ausflug am Montag?")
 MISREAD = "Wohin fahren wir am Reisetag?"
 """It is told, and believed; the reader only fails to find it."""
 
@@ -36,7 +36,8 @@ class Scripted:
         self.loaded = SimpleNamespace(tokenizer=byte_tokenizer(), max_length=4096)
         self.lists = lists or {
             "Notes": "Ulm | Wohin fahren wir am Freitag?\nKlabauter | Wie heißt mein Boot?",
-            "Other ways": "Wohin geht die Reise am Freitag?\nWohin reisen wir?\nWann ist Ostern?",
+            "Other ways": "Wohin geht die Reise am Freitag?\nWohin geht der Ausflug am Freitag?\n"
+            "Wohin reisen wir?\nWann ist Ostern?",
         }
         self.known, self.foreign = known, foreign
         self.asked = []

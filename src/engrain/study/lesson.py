@@ -20,16 +20,18 @@ from engrain.data.lessons import Lesson, Probe, ProbeKind, TrainingText, chat
 from engrain.data.messages import Conversation, Message
 from engrain.errors import NothingToLearnError, UnknownNameError
 from engrain.exam.probes import holds, says_unknown
-from engrain.study.checks import BELIEF, GAIN, Checked, Checks
+from engrain.study.checks import BELIEF, GAIN, Checks
 from engrain.study.claims import find_claims
 from engrain.study.curation import curate
 from engrain.study.explicit import LeftOut, curate_examples, hold_out_examples
 from engrain.study.near_misses import add_near_misses
 from engrain.study.pieces import Piece, ask_for, most_surprising, pieces
 from engrain.study.questions import (
+    ENOUGH,
     Fact,
     add_wordings,
     group,
+    hold_out,
     keep_own,
     merge,
     order,
@@ -57,8 +59,6 @@ CORRECTS = 1.5
 true corrections gained 1.7 to 5.4; of 44 others that had an answer two gained more than 1.5."""
 STATED = "no question about it passes, so your sentence is learned as it is"
 FEW = "it has too few wordings to hold one out"
-ENOUGH = 3
-"""Wordings, or near misses, of a fact of which one is held out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +300,8 @@ def _study(
         most=effort.wordings,
     )
     settle(facts, checks)
+    # Near misses are made of what is trained: a form that only they have is refused to facts, too.
+    hold_out(facts, found.hold_out, found.seed)
     report(3)
     add_near_misses(facts, checks, most=effort.near)
     wishes = follow([c for c in claims if c.wish], writer, checks, samples=effort.rewordings)
@@ -370,7 +372,7 @@ def _add_fact(fact: Fact, number: int, view: Sequence[Message], found: _Found) -
     first = fact.wordings[0]
     named = f"{first.question.rstrip('?')}: {fact.value}"
     rng = random.Random(f"held:{found.seed}:{named}")
-    trained, held = _split(fact.wordings, found.hold_out, rng)
+    trained, held = fact.wordings, fact.held
     found.texts += [TrainingText(chat(w.question, w.target), "fact", named) for w in trained]
     context = in_context(view, first.question)
     reading = (*context, Message("assistant", first.target))
@@ -425,22 +427,6 @@ def _add_statement(statement: Statement, number: int, found: _Found) -> None:
 def _unanswered(name: str) -> str:
     """The name of a group that is no question with its value: two such never contradict."""
     return name.replace(": ", " ")
-
-
-def _split(
-    wordings: Sequence[Checked], share: float, rng: random.Random
-) -> tuple[list[Checked], list[Checked]]:
-    """Wordings to train on, and those held out: none of fewer than three, the first is trained.
-
-    They come from the likelier half: what nobody would ask shows nothing.
-    """
-    first, rest = wordings[0], list(wordings[1:])
-    count = 0 if len(wordings) < ENOUGH else max(1, min(2, round(share * len(wordings))))
-    held = rng.sample(range(max(count, len(rest) // 2)), count)
-    return (
-        [first, *(w for i, w in enumerate(rest) if i not in held)],
-        [rest[i] for i in sorted(held)],
-    )
 
 
 def _probe(kind: ProbeKind, question: str, answer: str, named: str) -> Probe:

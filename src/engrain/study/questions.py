@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,8 @@ BORROWED = 6.0
 """Nats that a wording may owe to other messages than its own, beyond what the first one does. Of
 128 wordings of two lessons 24 owed more, 20 of which mixed up two things ("the port of my new
 puppy", 21 nats); "What do we call our new puppy?" owes 2."""
+ENOUGH = 3
+"""Wordings, or near misses, of a fact of which one is held out."""
 COMMON = 3
 """Answers of a fact that all of its wordings may take over."""
 WORDED = 2
@@ -25,9 +28,10 @@ WORDED = 2
 
 @dataclass
 class Fact:
-    """One thing told: its wordings, and near misses with the answer that they were not told."""
+    """One thing told: its wordings, those that are held out, and near misses with their answers."""
 
     wordings: list[Checked]
+    held: list[Checked] = field(default_factory=list)
     near: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -174,6 +178,22 @@ def settle(facts: Sequence[Fact], checks: Checks) -> None:
         if total > best.get((id(fact), place), -math.inf):
             best[id(fact), place] = total
             fact.wordings[place] = replace(fact.wordings[place], target=one)
+
+
+def hold_out(facts: Sequence[Fact], share: float, seed: int) -> None:
+    """Take one or two of three and more wordings of each fact for its probes, never the first.
+
+    They come from the likelier half: what nobody would ask shows nothing.
+    """
+    for fact in facts:
+        first, *rest = fact.wordings
+        if len(fact.wordings) < ENOUGH:
+            continue
+        count = max(1, min(2, round(share * len(fact.wordings))))
+        rng = random.Random(f"held:{seed}:{first.question}: {fact.value}")
+        held = sorted(rng.sample(range(max(count, len(rest) // 2)), count))
+        fact.held = [rest[place] for place in held]
+        fact.wordings = [first, *(w for place, w in enumerate(rest) if place not in held)]
 
 
 def _other_ways(fact: Fact, wording: Checked) -> str:
