@@ -1,13 +1,15 @@
 """Near misses: which words of a question are changed, to what, and what is held out of them."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from engrain.data.lessons import chat
+from engrain.data.lessons import Lesson, Probe, chat
 from engrain.data.messages import Conversation
+from engrain.lesson.asked import corrects
 from engrain.model.engine import Engine
 from engrain.model.testing import byte_tokenizer, tiny_model
 from engrain.study.lesson import make_lesson
@@ -129,7 +131,7 @@ def test_the_likelier_others_come_first_each_source_in_turn() -> None:
 
 
 def test_what_a_question_begins_with_is_its_form_and_stays() -> None:
-    engine = Foreseeing({"Welpe": 30.0}, PETS)
+    engine = Foreseeing({"Welpe": 30.0}, {"Welpe": (["Hund"], ["Kater"])})
     assert near(engine, "Welpe, Name?") == [[]]
 
 
@@ -268,3 +270,123 @@ def test_what_is_held_out_is_of_the_likelier_half() -> None:
         lesson = make_lesson(engine, [Conversation(TOLD)], name="l", seed=seed).lesson
         held = {probe.messages[-1].content for probe in lesson.probes}
         assert len(held) == 2 and held <= set(ways[:4])
+
+
+def test_lengths_are_weighed_by_what_the_whole_question_costs() -> None:
+    """A rare word is many tokens: a shorter question may be likelier, and less so a token."""
+
+    class Rare(Foreseeing):
+        def log_likelihood(self, pairs: Any, **how: Any) -> list[tuple[float, int]]:
+            found = super().log_likelihood(pairs, **how)
+            return [
+                (-24.0, 12) if "Welpe" in text and "Kekse" not in prompt else one
+                for (prompt, text), one in zip(pairs, found, strict=True)
+            ]
+
+    assert len(near(Rare({"Welpe": 8.0}, PETS), "Wie heißt unser Welpe?")[0]) == EACH
+
+
+@pytest.mark.parametrize(("odds", "kept"), [(-3.0, True), (-0.5, True), (0.5, False)])
+def test_even_odds_are_enough_for_what_the_reader_says_was_not_told(
+    odds: float, kept: bool
+) -> None:
+    class Leaning(Foreseeing):
+        def log_likelihood(self, pairs: Any, **how: Any) -> list[tuple[float, int]]:
+            found = super().log_likelihood(pairs, **how)
+            doubted = [
+                "Is this so" in p and "Welpe" not in p.rpartition("Is this")[2] for p, _ in pairs
+            ]
+            return [
+                (odds if text == "yes" else 0.0, 1) if near and text in ("yes", "no") else one
+                for (_, text), near, one in zip(pairs, doubted, found, strict=True)
+            ]
+
+    engine = Leaning({"Welpe": 8.0}, PETS)
+    lesson = make_lesson(engine, [Conversation(TOLD)], name="l", belief=-1.4).lesson
+    assert any(text.kind == "contrast" for text in lesson.texts) == kept
+
+
+def test_a_question_that_barely_fits_the_chat_is_refused() -> None:
+    class Vague(Foreseeing):
+        def log_likelihood(self, pairs: Any, **how: Any) -> list[tuple[float, int]]:
+            found = super().log_likelihood(pairs, **how)
+            return [
+                (-5.4, 4) if text == "Welpe, Name?" and "Kekse" in prompt else one
+                for (prompt, text), one in zip(pairs, found, strict=True)
+            ]
+
+    assert "Welpe, Name?" in asked_of(Foreseeing({}, {}))
+    assert "Welpe, Name?" not in asked_of(Vague({}, {}))
+
+
+def test_an_answer_that_stands_alone_is_not_taken_over() -> None:
+    class Various(Foreseeing):
+        def _answer(self, prompt: Any) -> str:
+            found = super()._answer(prompt)
+            asked = prompt[-1].content
+            return f"Zu {asked}: Biskuit." if found == "Er heißt Biskuit." else found
+
+        def log_likelihood(self, pairs: Any, **how: Any) -> list[tuple[float, int]]:
+            found = super().log_likelihood(pairs, **how)
+            return [
+                (-5.0, 4) if text.startswith("Zu Welpe") and "Kekse" not in prompt else one
+                for (prompt, text), one in zip(pairs, found, strict=True)
+            ]
+
+    lesson = make_lesson(Various({}, {}), [Conversation(TOLD)], name="l").lesson
+    assert {text.target for text in lesson.facts()} == {
+        f"Zu {text.question}: Biskuit." for text in lesson.facts()
+    }
+
+
+def test_two_claims_that_are_answered_together_become_one_fact() -> None:
+    class Titled(Foreseeing):
+        def _answer(self, prompt: Any) -> str:
+            found = super()._answer(prompt)
+            return "Er heißt Herr Biskuit." if found == "Er heißt Biskuit." else found
+
+    told = chat("Unser Welpe heißt Herr Biskuit.", *(m.content for m in TOLD[1:]))
+    engine = Titled({}, {})
+    engine.lists["Notes"] = "Herr | Wie heißt unser Welpe?\nBiskuit | Unser Welpe heißt wie?"
+    preview = make_lesson(engine, [Conversation(told)], name="l")
+    assert [fact.value for fact in preview.facts] == ["Biskuit"]
+
+
+def earlier(*questions: str) -> Lesson:
+    probes = [Probe(q, "abstention", chat(q), (), ("Rex",), group="Hund: Rex") for q in questions]
+    return Lesson("old", "a dog", (), tuple(probes))
+
+
+def test_a_near_miss_that_is_told_later_is_no_probe_any_more() -> None:
+    old = earlier("Wie heißt der Welpe?", "Wie heißt der Kater?")
+    found = make_lesson(
+        Foreseeing({}, {}), [Conversation(TOLD)], name="l", earlier=[old]
+    ).lesson.corrects
+    assert found == ("Wie heißt der Welpe?",)
+
+
+def test_a_near_miss_that_the_chat_does_not_suggest_is_not_even_asked() -> None:
+    class Vague(Foreseeing):
+        asked: ClassVar[list[str]] = []
+
+        def _answer(self, prompt: Any) -> str:
+            self.asked.append(prompt[-1].content)
+            return super()._answer(prompt)
+
+        def log_likelihood(self, pairs: Any, **how: Any) -> list[tuple[float, int]]:
+            found = super().log_likelihood(pairs, **how)
+            return [
+                (-9.0, 4) if text == "Wie heißt der Welpe?" else one
+                for (_, text), one in zip(pairs, found, strict=True)
+            ]
+
+    engine = Vague({}, {})
+    old = earlier("Wie heißt der Welpe?")
+    assert make_lesson(engine, [Conversation(TOLD)], name="l", earlier=[old]).lesson.corrects == ()
+    assert "Wie heißt der Welpe?" not in engine.asked
+
+
+def test_what_is_told_now_is_no_probe_of_an_earlier_lesson() -> None:
+    old, newer = earlier("Wie heißt der Welpe?", "Wie heißt der Kater?"), earlier()
+    newer = replace(newer, corrects=("Wie heißt der Welpe?",))
+    assert [corrects(newer, old, probe) for probe in old.probes] == [True, False]

@@ -125,7 +125,7 @@ class Lesson:
 
     ``id`` is chosen by the ledger (ULID-like, sortable by time) or derived from the content.
     ``sources`` are digests of the conversations that it came from; ``corrects`` are groups of
-    earlier lessons' texts that are no longer true.
+    earlier lessons' texts that are no longer true, and questions of theirs that it answers now.
     """
 
     id: str

@@ -164,11 +164,8 @@ class _Gate:
             ]
         right, total = sum(found.values()), len(found)
         least = self.thresholds.min_recall
-        needed = _needed(least, total)
-        words = (
-            f"It recalls {right} of {_count(total, 'question')} about the new facts "
-            f"(needed: {needed})."
-        )
+        needed, asked = _needed(least, total), _count(total, "question")
+        words = f"It recalls {right} of {asked} about the new facts (needed: {needed})."
         return [_counted("recall", earlier, found, least, needed, words)]
 
     def beside(self, lesson: str) -> list[Check]:

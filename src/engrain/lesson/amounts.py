@@ -54,8 +54,8 @@ REWORDED = 0.4
 """Share of these that passes: a fact had 4 wordings in the same study."""
 TRIED = 1.5
 """Questions that are read for each wording that a fact may have, at most (assumed)."""
-CHANGES = 20.0
-"""Questions with a changed word that are weighed for each wording (by hand: 12 to 24 a word)."""
+CHANGES = 12.0
+"""Questions with a changed word that are weighed for each wording (of 16 at most; by hand)."""
 UNTOLD = 0.5
 """Share of near misses that the reader says were not told (assumed)."""
 HELD = 1.5

@@ -232,7 +232,7 @@ def _missed(entry: LessonEntry) -> set[str]:
 def corrects(newer: Lesson, old: Lesson, probe: Probe) -> bool:
     """Whether a newer lesson gives another answer to what a probe of an older one asks."""
     if not probe.answers:
-        return False
+        return probe.messages[-1].content in newer.corrects
     return any(
         newer.supersedes(text)
         for text in old.facts()

@@ -18,8 +18,10 @@ from engrain.study.requests import CUT
 
 GAIN = 0.3
 """Nats a token by which an answer must gain from the conversation."""
-FITS = 0.05
-"""Nats a token by which a question must gain from the conversation."""
+FITS = 1.0
+"""Nats a token by which a question must gain from the conversation. The well-put questions of the
+trial (:mod:`engrain.study.trial`) gain 1.1 and more on a model of 135M, 2.4 and more on larger
+ones; "My pet has been waiting for a long time. What's our name?" gains .96 on the 0.5B."""
 BELIEF = 0.0
 """Log-odds above which the reader holds an answer for so, where its own lean is not known."""
 

@@ -24,7 +24,7 @@ from engrain.study.checks import BELIEF, GAIN, Checks
 from engrain.study.claims import find_claims
 from engrain.study.curation import curate
 from engrain.study.explicit import LeftOut, curate_examples, hold_out_examples
-from engrain.study.near_misses import add_near_misses
+from engrain.study.near_misses import add_near_misses, told_since
 from engrain.study.pieces import Piece, ask_for, most_surprising, pieces
 from engrain.study.questions import (
     ENOUGH,
@@ -290,6 +290,7 @@ def _study(
     order(facts, checks)
     keep_own(facts, checks)
     found.corrects += _corrections(checks, facts, earlier)
+    found.corrects += told_since(facts, checks, earlier)
     report(2)
     add_wordings(
         facts,
@@ -371,19 +372,18 @@ def _add_fact(fact: Fact, number: int, view: Sequence[Message], found: _Found) -
     """Texts and probes of one fact; wordings that are held out are never trained."""
     first = fact.wordings[0]
     named = f"{first.question.rstrip('?')}: {fact.value}"
-    rng = random.Random(f"held:{found.seed}:{named}")
-    trained, held = fact.wordings, fact.held
-    found.texts += [TrainingText(chat(w.question, w.target), "fact", named) for w in trained]
+    found.texts += [TrainingText(chat(w.question, w.target), "fact", named) for w in fact.wordings]
     context = in_context(view, first.question)
     reading = (*context, Message("assistant", first.target))
     found.texts.append(TrainingText(reading, "reading", named))
-    beside = rng.sample(range(1, len(fact.near)), 1) if len(fact.near) >= ENOUGH else ()
+    rng = random.Random(f"held:{found.seed}:{named}")
+    beside = rng.randrange(1, len(fact.near)) if len(fact.near) >= ENOUGH else None
     for place, (question, answer) in enumerate(fact.near):
-        if place in beside:
+        if place == beside:
             found.probes.append(_untold(question, fact.value, named))
         else:
             found.texts.append(TrainingText(chat(question, answer), "contrast", named))
-    for place, one in enumerate(held):
+    for place, one in enumerate(fact.held):
         kind: ProbeKind = "paraphrase" if place else "recall"
         found.probes.append(_probe(kind, one.question, fact.value, named))
     found.facts.append(
@@ -391,10 +391,10 @@ def _add_fact(fact: Fact, number: int, view: Sequence[Message], found: _Found) -
             number,
             fact.value,
             masked(view[first.message].content, TITLE_LENGTH),
-            tuple(w.question for w in trained),
-            tuple(w.question for w in held),
+            tuple(w.question for w in fact.wordings),
+            tuple(w.question for w in fact.held),
             first.gain,
-            "" if held else FEW,
+            "" if fact.held else FEW,
         )
     )
 
@@ -440,7 +440,8 @@ def _untold(question: str, value: str, named: str) -> Probe:
 
 
 def _id(kind: ProbeKind, question: str, named: str) -> str:
-    return f"{kind}-{hashlib.sha256(f'{named}{chr(10)}{question}'.encode()).hexdigest()[:12]}"
+    digest = hashlib.sha256(f"{named}\n{question}".encode()).hexdigest()
+    return f"{kind}-{digest[:12]}"
 
 
 def _title(

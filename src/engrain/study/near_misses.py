@@ -4,8 +4,8 @@
     What is our new dog called?          what else could stand there, to the model
 
 A lesson that answers these as it answers the fact has taught a form of words. No list of words is
-needed, of any language: the model that reads says what a word owes to the chat, and what else
-people could ask for.
+needed, of any language: the model that reads says what a word owes to the chat (its pointwise
+mutual information with it, in nats), and what else could stand there.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import chain, zip_longest
 
-from engrain.exam.probes import holds, spaced
-from engrain.study.checks import Checks, once, shape
+from engrain.data.lessons import Lesson
+from engrain.exam.probes import answer_tokens, holds, says_unknown, spaced
+from engrain.study.checks import FITS, Checks, once, shape
 from engrain.study.questions import Fact
 from engrain.study.reader import Place, Reader
 from engrain.study.requests import CUT
@@ -57,6 +58,31 @@ def add_near_misses(facts: Sequence[Fact], checks: Checks, *, most: int) -> None
             fact.near.append((line, told[line]))
 
 
+def told_since(facts: Sequence[Fact], checks: Checks, earlier: Sequence[Lesson]) -> list[str]:
+    """Held-out near misses of earlier lessons that this conversation answers with one of its facts.
+
+    Their dog was never told, and now it is: "I don't know" is no right answer any more.
+    """
+    asked = [
+        probe.messages[-1].content
+        for lesson in earlier
+        for probe in lesson.probes
+        if probe.kind == "abstention" and len(probe.messages) == 1
+    ]
+    asked = list(dict.fromkeys(asked)) if facts else []
+    near = [q for q, fit in zip(asked, checks.reader.fits(asked), strict=True) if fit >= FITS]
+    answers = checks.reader.answers(near, tokens=answer_tokens(*near))
+    told = [
+        (question, fact.value)
+        for question, answer in zip(near, answers, strict=True)
+        for fact in facts
+        if holds(answer, fact.value) and not says_unknown(answer)
+    ]
+    odds = checks.reader.believes(told)
+    found = [one for (one, _), believed in zip(told, odds, strict=True) if believed > checks.belief]
+    return list(dict.fromkeys(found))
+
+
 def changed(reader: Reader, questions: Sequence[str]) -> list[list[str]]:
     """Each question with the word that it owes most to the chat changed to others.
 
@@ -97,7 +123,7 @@ def in_turn(lists: Iterable[Sequence[str]]) -> list[str]:
 def _owed(
     question: str, seen: Sequence[Place], guessed: Sequence[Place]
 ) -> list[tuple[int, int, float]]:
-    """The words of a question, and the nats that each owes to the chat.
+    """The words of a question, and their pointwise mutual information with the chat, in nats.
 
     In scripts that put no space between words each token is one.
     """

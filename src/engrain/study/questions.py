@@ -167,9 +167,8 @@ def settle(facts: Sequence[Fact], checks: Checks) -> None:
     """
     options: list[tuple[Fact, int, str]] = []
     for fact in facts:
-        common = [
-            answer for answer, _ in Counter(w.target for w in fact.wordings).most_common(COMMON)
-        ]
+        counts = Counter(wording.target for wording in fact.wordings).most_common(COMMON)
+        common = [answer for answer, times in counts if times > 1]
         for place, wording in enumerate(fact.wordings):
             options += [(fact, place, one) for one in dict.fromkeys((wording.target, *common))]
     said = checks.reader.unaided([(f.wordings[place].question, one) for f, place, one in options])
